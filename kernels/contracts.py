@@ -1,0 +1,281 @@
+"""The nouns: problem records, and the protocols of surrogates and estimators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kernels.streams import Stream
+
+Paths = Float[Tensor, "paths"]
+Vectors = Float[Tensor, "paths dim"]
+
+NORMAL_FLOP = 512
+"""Arithmetic one normal variate is booked at. One CPU core draws some 10^8 normals or multiplies
+some 5 x 10^10 floats a second, so that equal booked FLOP means about equal time."""
+
+
+class Driver(Protocol):
+    """f(t, x, y, z) with z = sigma^T grad u, row by row."""
+
+    def __call__(self, t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor: ...
+
+
+class Terminal(Protocol):
+    """g(x), row by row."""
+
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
+class PointSampler(Protocol):
+    """n evaluation points (t, x) from the problem's own law."""
+
+    def __call__(self, n: int, stream: Stream, /) -> tuple[Tensor, Tensor]: ...
+
+
+class TerminalJet(Protocol):
+    """(g, grad g, Laplacian of g) in closed form."""
+
+    def __call__(self, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """What is known about the truth, in float64.
+
+    ``error`` is the absolute accuracy of ``value``: 0 for a formula, the tolerance of a
+    quadrature or reduction, or the standard error of a Monte Carlo reference.
+    """
+
+    value: PointwiseField
+    source: str
+    error: float = 0.0
+    gradient: PointwiseField | None = None
+
+
+class PointwiseField(Protocol):
+    """A function of (t, x), row by row."""
+
+    def __call__(self, t: Tensor, x: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrownianMotion:
+    """dX = mu dt + sigma dW with constant scalars (each component alike), sampled exactly."""
+
+    mu: float = 0.0
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mu) and math.isfinite(self.sigma) and self.sigma > 0.0):
+            raise ValueError(f"a Brownian motion needs finite mu and sigma > 0, not mu={self.mu}, sigma={self.sigma}")
+
+    def move(self, x: Vectors, elapsed: Paths, increment: Vectors) -> Vectors:
+        """X after ``elapsed`` time, given the increment W of the driving motion over it."""
+        return x + self.mu * elapsed[:, None] + self.sigma * increment
+
+
+def uniform_ball(dim: int, horizon: float) -> PointSampler:
+    """Points uniform in the unit ball, times uniform on [0, horizon]."""
+
+    def sample(n: int, stream: Stream, /) -> tuple[Tensor, Tensor]:
+        t = horizon * (1.0 - stream.uniform(n))
+        direction = stream.normal(n, dim)
+        radius = stream.uniform(n) ** (1.0 / dim)
+        return t, direction * (radius / direction.norm(dim=1))[:, None]
+
+    return sample
+
+
+def uniform_box(dim: int, horizon: float, half_width: float) -> PointSampler:
+    """Points uniform in [-half_width, half_width]^dim, times uniform on [0, horizon]."""
+
+    def sample(n: int, stream: Stream, /) -> tuple[Tensor, Tensor]:
+        t = horizon * (1.0 - stream.uniform(n))
+        return t, half_width * (2.0 * stream.uniform(n, dim) - 1.0)
+
+    return sample
+
+
+def along_paths(dim: int, horizon: float, law: BrownianMotion, start: float = 0.0) -> PointSampler:
+    """Times uniform on [0, horizon], positions X_t of the path law from (start, ..., start)."""
+
+    def sample(n: int, stream: Stream, /) -> tuple[Tensor, Tensor]:
+        t = horizon * (1.0 - stream.uniform(n))
+        origin = torch.full((n, dim), start)
+        return t, law.move(origin, t, t.sqrt()[:, None] * stream.normal(n, dim))
+
+    return sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Model FLOP of one row: of the driver at given (y, z), of its source f(t, x, 0, 0), of g."""
+
+    driver: float
+    source: float
+    terminal: float
+
+
+class LocalDriver(Protocol):
+    """The driver at a batch of (t, x), where several (y, z) are to be tried."""
+
+    @property
+    def source(self) -> Paths:
+        """f(t, x, 0, 0); for a defect the surrogate's residual. Only where it was asked for."""
+        ...
+
+    def increment(self, y: Paths, z: Vectors) -> Paths:
+        """f(t, x, y, z) - f(t, x, 0, 0)."""
+        ...
+
+    def slopes(self) -> tuple[Paths, Vectors]:
+        """f_y and f_z at (t, x, 0, 0)."""
+        ...
+
+
+class LocalDriverFactory(Protocol):
+    """(t, x, stream, with_source) -> the driver there; the stream serves stochastic Laplacians."""
+
+    def __call__(self, t: Tensor, x: Tensor, stream: Stream, with_source: bool, /) -> LocalDriver: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemilinearPDE:
+    """u_t + mu.grad u + (sigma^2/2) Laplacian u + f(t, x, u, sigma^T grad u) = 0, u(T, x) = g(x).
+
+    Every function works row by row on float32 or float64 tensors and never looks at the batch
+    around a row. ``layer`` says how fast u leaves g: it moves by O(1) within time T/layer of T.
+    ``local`` replaces ``driver`` where the driver is itself expensive, as a defect's is; a
+    problem written by hand leaves it out.
+    """
+
+    name: str
+    dim: int
+    horizon: float
+    law: BrownianMotion
+    driver: Driver
+    terminal: Terminal
+    sample_points: PointSampler
+    solution: Solution | None = None
+    terminal_jet: TerminalJet | None = None
+    layer: float = 3.0
+    local: LocalDriverFactory | None = None
+    cost: Cost | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"dim = {self.dim}: a problem needs at least one space dimension")
+        if not (math.isfinite(self.horizon) and self.horizon > 0.0):
+            raise ValueError(f"horizon = {self.horizon}: a problem needs a finite time T > 0")
+
+    def at(self, t: Paths, x: Vectors, stream: Stream, *, with_source: bool) -> LocalDriver:
+        """The driver at a batch of points."""
+        if self.local is not None:
+            return self.local(t, x, stream, with_source)
+        zero = torch.zeros_like(t), torch.zeros_like(x)
+        return Linearisable(self.driver, t, x, *zero, linear=0.0 if with_source else None)
+
+    def costs(self) -> Cost:
+        """Model FLOP per row; by default a dozen operations a coordinate."""
+        return self.cost or Cost(driver=12.0 * self.dim, source=12.0 * self.dim, terminal=12.0 * self.dim)
+
+
+class Linearisable:
+    """Increments and slopes of f around a base (y, z), by automatic differentiation.
+
+    ``linear`` is what the source holds beside f at the base: nothing for a plain problem, the
+    linear part of the residual for a defect.
+    """
+
+    def __init__(
+        self, driver: Driver, t: Paths, x: Vectors, y: Paths, z: Vectors, *, linear: Paths | float | None = None
+    ) -> None:
+        self._driver, self._t, self._x, self._y, self._z = driver, t, x, y, z
+        self._base = driver(t, x, y, z)
+        self._source = None if linear is None else self._base + linear
+
+    @property
+    def source(self) -> Paths:
+        if self._source is None:
+            raise ValueError("the source was not computed here: ask for it with with_source=True")
+        return self._source
+
+    def increment(self, y: Paths, z: Vectors) -> Paths:
+        return self._driver(self._t, self._x, self._y + y, self._z + z) - self._base
+
+    def slopes(self) -> tuple[Paths, Vectors]:
+        with torch.enable_grad():
+            y, z = self._y.detach().requires_grad_(), self._z.detach().requires_grad_()
+            total = self._driver(self._t, self._x, y, z).sum()
+            if not total.requires_grad:
+                return torch.zeros_like(y), torch.zeros_like(z)
+            f_y, f_z = torch.autograd.grad(total, (y, z), allow_unused=True, materialize_grads=True)
+        return f_y, f_z
+
+
+@dataclass(frozen=True)
+class Jet:
+    """A function of (t, x) with the derivatives its PDE needs, row by row."""
+
+    value: Paths
+    dt: Paths
+    gradient: Vectors
+    laplacian: Paths
+
+
+@runtime_checkable
+class Surrogate(Protocol):
+    """An approximation of u with derivatives; what a defect is formed from."""
+
+    meets_terminal: bool
+    """Whether the surrogate equals g at T exactly, by construction."""
+
+    def value_and_gradient(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """u and grad u (not sigma^T grad u)."""
+        ...
+
+    def jet(self, t: Tensor, x: Tensor, probes: Tensor | None) -> Jet:
+        """All derivatives; the Laplacian exact, or sampled along ``probes`` (paths probes dim)."""
+        ...
+
+    def flop(self, probes: int | None) -> tuple[float, float]:
+        """Model FLOP of one row of value_and_gradient, and of jet."""
+        ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Independent draws at each point: of the value, and of each bias the estimator can sample.
+
+    ``bias[name]`` has the mean (estimate - truth) contributed by that cause, to first order.
+    """
+
+    value: Float[Tensor, "points draws"]
+    bias: Mapping[str, Float[Tensor, "points some_draws"]]
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """Independent draws whose mean is the solution of a problem, up to the biases it names."""
+
+    biases: tuple[str, ...]
+
+    def sample(self, problem: SemilinearPDE, t: Tensor, x: Tensor, draws: int, stream: Stream) -> Samples:
+        """``draws`` draws at each of the points (t, x)."""
+        ...
+
+    def flop(self, problem: SemilinearPDE, draws: int) -> float:
+        """Model FLOP of ``draws`` draws at one point, normals included."""
+        ...
+
+    def rows(self, draws: int) -> int:
+        """Largest batch of (t, x) alive at once for ``draws`` draws at one point: what bounds memory."""
+        ...

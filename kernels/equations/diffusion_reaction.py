@@ -1,0 +1,51 @@
+"""Diffusion-reaction with an oscillating solution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, uniform_ball
+
+FREQUENCY = 0.1
+OFFSET = 1.6
+
+
+def diffusion_reaction(dim: int) -> SemilinearPDE:
+    """u_t + (1/2) Laplacian u + min(1, (u - u*)^2) = 0 on [0, 1].
+
+    u* = 1.6 + sin(0.1 sum_i x_i) exp(0.01 d (t-T)/2) (Gobet and Turkedjian 2017; Fan, Sun,
+    Yang, Lu, arXiv 2504.16172). In (mu, sigma, f): 0, 1, min(1, (y - u*)^2). u* solves the heat
+    equation and f vanishes on it, so dropping f costs nothing here: a test of variance only.
+    """
+    horizon = 1.0
+
+    def solution(t: Tensor | float, x: Tensor) -> Tensor:
+        decay = torch.as_tensor(0.5 * FREQUENCY**2 * dim * (t - horizon), dtype=x.dtype)
+        return OFFSET + torch.sin(FREQUENCY * x.sum(-1)) * torch.exp(decay)
+
+    def terminal(x: Tensor, /) -> Tensor:
+        return solution(horizon, x)
+
+    def terminal_jet(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
+        phase = FREQUENCY * x.sum(-1)
+        wave = torch.sin(phase)
+        return OFFSET + wave, (FREQUENCY * torch.cos(phase))[:, None].expand_as(x), -(FREQUENCY**2) * dim * wave
+
+    def driver(t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor:
+        return (y - solution(t, x)).square().clamp_max(1.0)
+
+    def value(t: Tensor, x: Tensor, /) -> Tensor:
+        return solution(t.double(), x.double())
+
+    return SemilinearPDE(
+        name="diffusion_reaction",
+        dim=dim,
+        horizon=horizon,
+        law=BrownianMotion(),
+        driver=driver,
+        terminal=terminal,
+        terminal_jet=terminal_jet,
+        sample_points=uniform_ball(dim, horizon),
+        solution=Solution(value=value, source="closed form"),
+    )

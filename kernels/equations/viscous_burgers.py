@@ -1,0 +1,47 @@
+"""The viscous Burgers-type equation with a travelling sigmoid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, uniform_box
+
+
+def viscous_burgers(dim: int, *, sigma: float = 0.25) -> SemilinearPDE:
+    """u_t + (sigma^2 u - 1/d - sigma^2/2) sum_i d_i u + (sigma^2/2) Laplacian u = 0 on [0, 1/2].
+
+    u = sigmoid(t + sum_i x_i) (Fan, Sun, Yang, Lu, arXiv 2504.16172). In (mu, sigma, f):
+    -(1/d + sigma^2/2), sigma, sigma y sum_i z_i.
+
+    :param sigma: diffusion coefficient, > 0
+    """
+    if sigma <= 0.0:
+        raise ValueError(f"sigma = {sigma}: the diffusion coefficient must be > 0")
+    horizon = 0.5
+
+    def terminal(x: Tensor, /) -> Tensor:
+        return torch.sigmoid(horizon + x.sum(-1))
+
+    def terminal_jet(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
+        g = terminal(x)
+        slope = g * (1.0 - g)
+        return g, slope[:, None].expand_as(x), dim * slope * (1.0 - 2.0 * g)
+
+    def driver(t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor:
+        return sigma * y * z.sum(-1)
+
+    def value(t: Tensor, x: Tensor, /) -> Tensor:
+        return torch.sigmoid(t.double() + x.double().sum(-1))
+
+    return SemilinearPDE(
+        name="viscous_burgers",
+        dim=dim,
+        horizon=horizon,
+        law=BrownianMotion(mu=-(1.0 / dim + 0.5 * sigma**2), sigma=sigma),
+        driver=driver,
+        terminal=terminal,
+        terminal_jet=terminal_jet,
+        sample_points=uniform_box(dim, horizon, 0.5),
+        solution=Solution(value=value, source="closed form"),
+    )

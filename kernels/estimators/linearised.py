@@ -1,0 +1,168 @@
+"""The linearised (Newton) estimator: the surrogate's error to second order, without nested calls."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.contracts import NORMAL_FLOP, LocalDriver, Samples, SemilinearPDE
+from kernels.streams import Stream
+
+BIAS_SHARE = 8
+"""One draw in this many also samples its own time-step bias and second-order remainder."""
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """v(t, x) = E[ D_T g(X_T) + int_t^T D_s f(s, X_s, 0, 0) ds ], D = exp(int f_y ds),
+
+    along dX = (mu + sigma f_z) dt + sigma dW, f_y and f_z at (s, X_s, 0, 0): Feynman-Kac for the
+    problem linearised at 0. On a defect, f(., 0, 0) is the residual and what is left out is second
+    order in the surrogate's error. No Bismut-Elworthy-Li weight is needed.
+
+    The integral is sampled at ``times`` random times a path, one in each of as many strata of equal
+    probability under a density that grows towards T; so it carries no quadrature error.
+    Between two of them the path takes ``steps`` Euler steps of the drift, whose bias is sampled by
+    halving them on the same Brownian motion and probes. The remainder is sampled as
+    E int D [F(a + b) - F(a - b)]/4 ds, F(v, z) = f(v, z) - f(0, 0) - f_y v - f_z z, with two
+    independent inner estimates a, b of (v, z): unbiased where F is quadratic.
+    """
+
+    times: int
+    steps: int
+
+    biases: tuple[str, ...] = ("time step", "remainder")
+
+    @torch.no_grad()
+    def sample(self, problem: SemilinearPDE, t: Tensor, x: Tensor, draws: int, stream: Stream) -> Samples:
+        share = max(1, draws // BIAS_SHARE)
+        plain = _Walk(problem, t, x, draws - share, self.times, stream)
+        value = plain.run(self.steps, plain.noise(self.steps), stream)
+        walk = _Walk(problem, t, x, share, self.times, stream)
+        fine_noise = walk.noise(2 * self.steps)
+        coarse_noise = [(pair[0::2] + pair[1::2]) / math.sqrt(2.0) for pair in fine_noise]
+        keep = stream.integer(self.times)
+        coarse = walk.run(self.steps, coarse_noise, stream.clone())
+        fine = walk.run(2 * self.steps, fine_noise, stream, remainder_at=keep)
+        shape = t.shape[0], -1
+        return Samples(
+            torch.cat((value.reshape(shape), coarse.reshape(shape)), dim=1),
+            # Weak order one: halving the step removes half of its bias.
+            {"time step": (2.0 * (coarse - fine)).reshape(shape), "remainder": -walk.remainder.reshape(shape)},
+        )
+
+    def flop(self, problem: SemilinearPDE, draws: int) -> float:
+        share = max(1, draws // BIAS_SHARE)
+        cost = problem.costs()
+        normals = NORMAL_FLOP * problem.dim
+        ends = 1.0 if cost.terminal else 0.0
+
+        def walk(steps: int) -> float:
+            interior = (self.times + ends) * (steps - 1) * cost.driver + self.times * cost.source
+            return interior + (self.times + ends) * steps * normals + cost.terminal
+
+        inner = cost.driver + 2.0 * (cost.source + normals + ends * normals + cost.terminal) + 2.0 * cost.driver
+        return cost.driver + draws * walk(self.steps) + share * (walk(2 * self.steps) + inner)
+
+    def rows(self, draws: int) -> int:
+        return draws
+
+
+class _Walk:
+    """Paths from the points (t, x): residual times fixed, so that two step sizes can share them."""
+
+    def __init__(self, problem: SemilinearPDE, t: Tensor, x: Tensor, draws: int, times: int, stream: Stream) -> None:
+        self.problem, self.stream = problem, stream
+        # The first drift is one per point, whatever the number of its draws.
+        slope_y, slope_z = problem.at(t, x, stream, with_source=False).slopes()
+        self.slope_y, self.slope_z = slope_y.repeat_interleave(draws), slope_z.repeat_interleave(draws, 0)
+        self.t, self.x = t.repeat_interleave(draws), x.repeat_interleave(draws, 0)
+        left = problem.horizon - self.t
+        strata = torch.arange(times)[:, None] + 1.0 - stream.uniform(times, self.t.shape[0])
+        self.times, self.densities = graded_times(problem.horizon, self.t, strata / times)
+        self.count = times
+        self.ends = torch.cat((self.times, (self.t + left)[None])) if self._has_terminal() else self.times
+        self.remainder = torch.zeros_like(self.t)
+
+    def _has_terminal(self) -> bool:
+        return self.problem.costs().terminal > 0.0
+
+    def noise(self, steps: int) -> list[Tensor]:
+        """Standard normals of every step: one (steps, paths, dim) a residual time."""
+        return [self.stream.normal(steps, *self.x.shape) for _ in range(self.ends.shape[0])]
+
+    def run(self, steps: int, noise: list[Tensor], stream: Stream, remainder_at: int | None = None) -> Tensor:
+        """One draw a path of the linearised solution, (paths,)."""
+        problem = self.problem
+        s, x, log_d, total = self.t, self.x, torch.zeros_like(self.t), torch.zeros_like(self.t)
+        f_y, f_z = self.slope_y, self.slope_z
+        for i, end in enumerate(self.ends):
+            h = (end - s) / steps
+            for k in range(steps):
+                x = problem.law.move(x + problem.law.sigma * h[:, None] * f_z, h, h.sqrt()[:, None] * noise[i][k])
+                s = s + h
+                last = k == steps - 1
+                if last and i == self.count:
+                    return total + torch.exp(log_d + h * f_y) * problem.terminal(x)
+                at = problem.at(s, x, stream, with_source=last)
+                old, (f_y, f_z) = f_y, at.slopes()
+                log_d = log_d + 0.5 * h * (old + f_y)
+            weight = torch.exp(log_d) / (self.count * self.densities[i])
+            total = total + weight * at.source
+            if remainder_at == i:
+                self.remainder = self.count * weight * self._remainder(at, s, x, f_y, f_z, stream)
+        return total
+
+    def _remainder(self, at: LocalDriver, s: Tensor, x: Tensor, f_y: Tensor, f_z: Tensor, stream: Stream) -> Tensor:
+        def excess(y: Tensor, z: Tensor) -> Tensor:
+            return at.increment(y, z) - f_y * y - (f_z * z).sum(-1)
+
+        y_a, z_a = self._inner(s, x, f_y, f_z, stream)
+        y_b, z_b = self._inner(s, x, f_y, f_z, stream)
+        return 0.25 * (excess(y_a + y_b, z_a + z_b) - excess(y_a - y_b, z_a - z_b))
+
+    def _inner(self, s: Tensor, x: Tensor, f_y: Tensor, f_z: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+        """One draw of (v, sigma grad v) at (s, x): one random time, frozen drift, Bismut-Elworthy-Li weight."""
+        problem = self.problem
+        left = problem.horizon - s
+        rho = stream.uniform(s.shape[0]).square()
+        elapsed = rho * left
+        increment = elapsed.sqrt()[:, None] * stream.normal(*x.shape)
+        drift = problem.law.sigma * f_z
+        x_r = problem.law.move(x + drift * elapsed[:, None], elapsed, increment)
+        source = problem.at(s + elapsed, x_r, stream, with_source=True).source
+        y = 2.0 * left * rho.sqrt() * torch.exp(f_y * elapsed) * source
+        z = y[:, None] * increment / elapsed.clamp_min(torch.finfo(s.dtype).tiny)[:, None]
+        if not self._has_terminal():
+            return y, z
+        increment = left.sqrt()[:, None] * stream.normal(*x.shape)
+        discount = torch.exp(f_y * left)
+        end = discount * problem.terminal(problem.law.move(x + drift * left[:, None], left, increment))
+        gain = end - problem.terminal(x)
+        return y + end, z + gain[:, None] * increment / left.clamp_min(torch.finfo(s.dtype).tiny)[:, None]
+
+
+def graded_times(horizon: float, t: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
+    """Times s in (t, T] at the given quantiles of the density q, and q there.
+
+    q(s) = [1/(T-t) + 1/(2 sqrt((T-t)(T-s)))]/2: half uniform, half crowded towards T, where a
+    surrogate's residual is largest. At most twice the variance of either half where that is best.
+    Shapes: t (paths,), quantile (times, paths); returns (times, paths) twice.
+    """
+    left = horizon - t
+    root = 0.5 * (torch.sqrt(1.0 + 8.0 * (1.0 - quantile)) - 1.0)
+    return horizon - left * root.square(), (1.0 + 0.5 / root.clamp_min(torch.finfo(t.dtype).tiny)) / (2.0 * left)
+
+
+def linearised(*, times: int = 1, steps: int = 2) -> Linearised:
+    """Feynman-Kac for the problem linearised at 0; second order in a surrogate's error.
+
+    :param times: random times of the residual a path, at least 1
+    :param steps: Euler steps of the drift between two of them, at least 1
+    """
+    if times < 1 or steps < 1:
+        raise ValueError(f"times = {times}, steps = {steps}: a path needs at least one residual time and one step")
+    return Linearised(times, steps)

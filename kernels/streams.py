@@ -1,0 +1,64 @@
+"""Counter-based random streams: (seed, *address) names one stream, whoever asks for it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Purpose(IntEnum):
+    """First entry of every address: streams of different purposes never meet."""
+
+    POINTS = 0
+    TRAINING = 1
+    INITIALISATION = 2
+    CORRECTION = 3
+    LINEAR = 4
+    MLP = 5
+    PILOT = 6
+
+
+class Stream:
+    """Independent normals, uniforms and signs at the address ``(seed, *address)``.
+
+    Philox keyed by :class:`numpy.random.SeedSequence`: the address fixes every bit, never the
+    rank, worker or time that draws it. Building one costs about 20 microseconds, so a stream
+    should serve at least 10^4 numbers.
+
+    >>> Stream(0, Purpose.POINTS).normal(2).equal(Stream(0, Purpose.POINTS).normal(2))
+    True
+    >>> Stream(0, Purpose.POINTS).normal(2).equal(Stream(0, Purpose.POINTS, 1).normal(2))
+    False
+    """
+
+    def __init__(self, seed: int, *address: int) -> None:
+        if seed < 0 or any(a < 0 for a in address):
+            raise ValueError(f"a stream's seed and address are non-negative integers, not {(seed, *address)}")
+        key = np.random.SeedSequence(entropy=seed, spawn_key=tuple(int(a) for a in address))
+        self._generator = np.random.Generator(np.random.Philox(key))
+
+    def clone(self) -> Stream:
+        """A copy that will draw the same numbers: common random numbers for a difference."""
+        return deepcopy(self)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normals, float32."""
+        return torch.from_numpy(self._generator.standard_normal(shape, dtype=np.float32))
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform on (0, 1], float32: never 0, so a logarithm or a negative power is finite."""
+        return torch.from_numpy(1.0 - self._generator.random(shape, dtype=np.float32))
+
+    def signs(self, *shape: int) -> Tensor:
+        """Rademacher variables +1 and -1, float32."""
+        count = int(np.prod(shape))
+        bits = np.unpackbits(np.frombuffer(self._generator.bytes((count + 7) // 8), dtype=np.uint8), count=count)
+        return torch.from_numpy(bits.astype(np.float32).reshape(shape)).mul_(2.0).sub_(1.0)
+
+    def integer(self, bound: int) -> int:
+        """One integer uniform on 0 .. bound - 1."""
+        return int(self._generator.integers(bound))

@@ -1,0 +1,179 @@
+"""A multilayer perceptron with the terminal condition built in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from kernels.contracts import Jet, SemilinearPDE
+from kernels.jets import network_gradient, network_laplacian, network_value
+from kernels.streams import Purpose, Stream
+
+NORMALISATION_POINTS = 4096
+
+STREAM_ROWS = 2048
+"""Rows of one matrix product in a jet: large enough for full speed, small enough for the cache."""
+
+
+class MLP(nn.Module):
+    """u^(t, x) = g(x) + s h(t) N(h(t), (x - m)/c, (g(x) - g0)/s), N a tanh network.
+
+    h = log(1 + l (T-t)/T) / log(1 + l) vanishes at T, so that u^(T, .) = g whatever the
+    parameters; l is the problem's ``layer``. The scales m, c, g0, s are the means and standard
+    deviations of x and g(x) along the problem's own paths, from ``seed``.
+    """
+
+    meets_terminal = True
+
+    mean: Tensor
+    spread: Tensor
+    terminal_mean: Tensor
+    terminal_spread: Tensor
+
+    def __init__(self, problem: SemilinearPDE, *, seed: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.problem = problem
+        sizes = [problem.dim + 2, *[width] * depth, 1]
+        generator = torch.Generator().manual_seed(Stream(seed, Purpose.INITIALISATION).integer(2**31))
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            weight = torch.randn(fan_out, fan_in, generator=generator) * math.sqrt(2.0 / (fan_in + fan_out))
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(torch.zeros(fan_out)))
+        stream = Stream(seed, Purpose.INITIALISATION, 1)
+        t, x = problem.sample_points(NORMALISATION_POINTS, stream)
+        elapsed = (problem.horizon - t) * stream.uniform(t.shape[0])
+        x = problem.law.move(x, elapsed, elapsed.sqrt()[:, None] * stream.normal(*x.shape))
+        with torch.no_grad():
+            g = problem.terminal(x)
+        self.register_buffer("mean", x.mean())
+        self.register_buffer("spread", (x.var(0).mean() + 1e-12).sqrt())
+        self.register_buffer("terminal_mean", g.mean())
+        self.register_buffer("terminal_spread", (g.var() + 1e-12).sqrt())
+
+    @property
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(self.weights, self.biases, strict=True))
+
+    def clock(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """h(t) and h'(t), both (paths,)."""
+        layer, horizon = self.problem.layer, self.problem.horizon
+        inner = 1.0 + layer * (horizon - t) / horizon
+        return torch.log(inner) / math.log1p(layer), -layer / (horizon * math.log1p(layer) * inner)
+
+    def first(self, h: Tensor, x: Tensor, g: Tensor) -> Tensor:
+        """First pre-activation, (paths, width)."""
+        features = torch.cat(
+            (
+                h[:, None],
+                (x - self.mean) / self.spread,
+                ((g - self.terminal_mean) / self.terminal_spread)[:, None],
+            ),
+            dim=1,
+        )
+        return torch.addmm(self.biases[0], features, self.weights[0].T)
+
+    def terminal_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.problem.terminal_jet is not None:
+            g, gradient, _ = self.problem.terminal_jet(x)
+            return g, gradient
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            g = self.problem.terminal(leaf)
+            (gradient,) = torch.autograd.grad(g.sum(), leaf)
+        return g.detach(), gradient
+
+    def terminal_laplacian(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.problem.terminal_jet is not None:
+            return self.problem.terminal_jet(x)
+        g, gradient = self.terminal_gradient(x)
+        return g, gradient, laplacian_by_autodiff(self.problem, x)
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        g = self.problem.terminal(x)
+        h, _ = self.clock(t)
+        return g + self.terminal_spread * h * network_value(self.layers, self.first(h, x, g))
+
+    def value_and_gradient(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        g, grad_g = self.terminal_gradient(x)
+        h, _ = self.clock(t)
+        n, delta = network_gradient(self.layers, self.first(h, x, g))
+        inputs = delta @ self.weights[0]
+        scale = (self.terminal_spread * h)[:, None]
+        grad_n = inputs[:, 1:-1] / self.spread + inputs[:, -1:] / self.terminal_spread * grad_g
+        return g + scale[:, 0] * n, grad_g + scale * grad_n
+
+    def jet(self, t: Tensor, x: Tensor, probes: Tensor | None) -> Jet:
+        rows = max(1, STREAM_ROWS // (self.problem.dim + 3 if probes is None else probes.shape[1] + 2))
+        if t.shape[0] <= rows:
+            return self._jet(t, x, probes)
+        parts = [
+            self._jet(t[i : i + rows], x[i : i + rows], None if probes is None else probes[i : i + rows])
+            for i in range(0, t.shape[0], rows)
+        ]
+        return Jet(*(torch.cat([getattr(part, name.name) for part in parts]) for name in fields(Jet)))
+
+    def _jet(self, t: Tensor, x: Tensor, probes: Tensor | None) -> Jet:
+        g, grad_g, lap_g = self.terminal_laplacian(x)
+        h, h_t = self.clock(t)
+        first, layers = self.first(h, x, g), self.layers
+        w_h, w_x, w_g = self.weights[0].split((1, self.problem.dim, 1), dim=1)
+        w_h, w_x, w_g = w_h.T, w_x.T / self.spread, w_g.T / self.terminal_spread
+        second = lap_g[:, None] * w_g
+        if probes is None:
+            along_h = w_h.expand(t.shape[0], 1, -1)
+            tangents = torch.cat((along_h, w_x + grad_g[:, :, None] * w_g), dim=1)
+            n, first_derivatives, lap_n = network_laplacian(layers, first, tangents, second, extra=1)
+            n_h, grad_n = first_derivatives[:, 0], first_derivatives[:, 1:]
+        else:
+            along_g = torch.bmm(probes, grad_g[:, :, None])
+            tangents = (probes @ w_x + along_g * w_g) / math.sqrt(probes.shape[1])
+            n, _, lap_n = network_laplacian(layers, first, tangents, second)
+            _, delta = network_gradient(layers, first)
+            inputs = delta @ torch.cat((w_h, w_x, w_g)).T
+            n_h, grad_n = inputs[:, 0], inputs[:, 1:-1] + inputs[:, -1:] * grad_g
+        s = self.terminal_spread
+        return Jet(
+            value=g + s * h * n,
+            dt=s * h_t * (n + h * n_h),
+            gradient=grad_g + (s * h)[:, None] * grad_n,
+            laplacian=lap_g + s * h * lap_n,
+        )
+
+    def flop(self, probes: int | None) -> tuple[float, float]:
+        inner = sum(2.0 * w.numel() for w in self.weights[1:])
+        entry = 2.0 * self.weights[0].numel()
+        first_order = 2.0 * (inner + entry)
+        if probes is None:
+            return first_order, entry + (self.problem.dim + 3) * inner
+        return first_order, (probes + 2) * entry + (probes + 4) * inner
+
+
+def laplacian_by_autodiff(problem: SemilinearPDE, x: Tensor) -> Tensor:
+    """Exact Laplacian of g, (paths,), one forward-over-reverse product a coordinate."""
+
+    def total(point: Tensor) -> Tensor:
+        return problem.terminal(point).sum()
+
+    gradient = torch.func.grad(total)
+    laplacian = torch.zeros_like(x[:, 0])
+    for i in range(problem.dim):
+        direction = torch.zeros_like(x)
+        direction[:, i] = 1.0
+        _, column = torch.func.jvp(gradient, (x,), (direction,))
+        laplacian += column[:, i]
+    return laplacian.detach()
+
+
+def mlp(problem: SemilinearPDE, *, seed: int, width: int = 128, depth: int = 4) -> MLP:
+    """tanh network of ``depth`` hidden layers of ``width`` units; g is met exactly at T.
+
+    :param width: units of a hidden layer, at least 1
+    :param depth: number of hidden layers, at least 1
+    """
+    if width < 1 or depth < 1:
+        raise ValueError(f"width = {width}, depth = {depth}: a network needs at least one hidden layer of one unit")
+    return MLP(problem, seed=seed, width=width, depth=depth)
