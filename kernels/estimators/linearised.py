@@ -24,7 +24,7 @@ class Linearised:
     order in the surrogate's error. No Bismut-Elworthy-Li weight is needed.
 
     The integral is sampled at ``times`` random times a path, one in each of as many strata of equal
-    probability under a density that grows towards T; so it carries no quadrature error.
+    probability under the arcsine law; so it carries no quadrature error.
     Between two of them the path takes ``steps`` Euler steps of the drift, whose bias is sampled by
     halving them on the same Brownian motion and probes. The remainder is sampled as
     E int D [F(a + b) - F(a - b)]/4 ds, F(v, z) = f(v, z) - f(0, 0) - f_y v - f_z z, with two
@@ -82,9 +82,12 @@ class _Walk:
         self.t, self.x = t.repeat_interleave(draws), x.repeat_interleave(draws, 0)
         left = problem.horizon - self.t
         strata = torch.arange(times)[:, None] + 1.0 - stream.uniform(times, self.t.shape[0])
-        self.times, self.densities = graded_times(problem.horizon, self.t, strata / times)
+        elapsed, self.densities = arcsine_times(left, strata / times)
         self.count = times
-        self.ends = torch.cat((self.times, (self.t + left)[None])) if self._has_terminal() else self.times
+        if self._has_terminal():
+            elapsed = torch.cat((elapsed, left[None]))
+        # Rounding may turn two neighbouring times round by an ulp; a step is never negative.
+        self.gaps = elapsed.diff(dim=0, prepend=torch.zeros_like(left)[None]).clamp_min(0.0)
         self.remainder = torch.zeros_like(self.t)
 
     def _has_terminal(self) -> bool:
@@ -92,15 +95,15 @@ class _Walk:
 
     def noise(self, steps: int) -> list[Tensor]:
         """Standard normals of every step: one (steps, paths, dim) a residual time."""
-        return [self.stream.normal(steps, *self.x.shape) for _ in range(self.ends.shape[0])]
+        return [self.stream.normal(steps, *self.x.shape) for _ in self.gaps]
 
     def run(self, steps: int, noise: list[Tensor], stream: Stream, remainder_at: int | None = None) -> Tensor:
         """One draw a path of the linearised solution, (paths,)."""
         problem = self.problem
         s, x, log_d, total = self.t, self.x, torch.zeros_like(self.t), torch.zeros_like(self.t)
         f_y, f_z = self.slope_y, self.slope_z
-        for i, end in enumerate(self.ends):
-            h = (end - s) / steps
+        for i, gap in enumerate(self.gaps):
+            h = gap / steps
             for k in range(steps):
                 x = problem.law.move(x + problem.law.sigma * h[:, None] * f_z, h, h.sqrt()[:, None] * noise[i][k])
                 s = s + h
@@ -145,19 +148,19 @@ class _Walk:
         return y + end, z + gain[:, None] * increment / left.clamp_min(torch.finfo(s.dtype).tiny)[:, None]
 
 
-def graded_times(horizon: float, t: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
-    """Times s in (t, T] at the given quantiles of the density q, and q there.
+def arcsine_times(left: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
+    """Times elapsed after t at the given quantiles of q(s) = 1/(pi sqrt((s-t)(T-s))), and q there.
 
-    q(s) = [1/(T-t) + 1/(2 sqrt((T-t)(T-s)))]/2: half uniform, half crowded towards T, where a
-    surrogate's residual is largest. At most twice the variance of either half where that is best.
-    Shapes: t (paths,), quantile (times, paths); returns (times, paths) twice.
+    A surrogate's residual is largest in the layer at T and around the evaluation points, where
+    its training data are thinnest; where it is flat, the arcsine law costs a factor pi/2 at most.
+    Shapes: left = T - t (paths,), quantile (times, paths); returns (times, paths) twice.
     """
-    left = horizon - t
-    root = 0.5 * (torch.sqrt(1.0 + 8.0 * (1.0 - quantile)) - 1.0)
-    return horizon - left * root.square(), (1.0 + 0.5 / root.clamp_min(torch.finfo(t.dtype).tiny)) / (2.0 * left)
+    sine, cosine = torch.sin(0.5 * math.pi * quantile), torch.cos(0.5 * math.pi * quantile)
+    density = 1.0 / (math.pi * left * (sine * cosine).abs().clamp_min(torch.finfo(left.dtype).tiny))
+    return left * sine.square(), density
 
 
-def linearised(*, times: int = 1, steps: int = 2) -> Linearised:
+def linearised(*, times: int = 4, steps: int = 1) -> Linearised:
     """Feynman-Kac for the problem linearised at 0; second order in a surrogate's error.
 
     :param times: random times of the residual a path, at least 1

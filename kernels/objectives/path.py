@@ -10,11 +10,13 @@ from kernels.streams import Stream
 
 
 class PathLoss(nn.Module):
-    """Mean of |u^(t, x) - [g(X_T) + sum f(s, X, u^, z^) ds - sum z^ dW]|^2 over paths.
+    """Mean of |u^(s_k, X_k) - [g(X_T) + sum_{j>=k} f(s_j, X_j, u^, z^) ds - sum_{j>=k} z^ dW]|^2.
 
-    The exact solution makes every path's bracket equal u(t, x) (Ito), up to the time step; the
-    loss is then the variance that a correction would see, plus the squared bias. Only gradients
-    are needed. Times are graded quadratically towards T: s_k = T - (T-t)(1 - k/steps)^2.
+    The mean is over paths and their times s_k. With the exact solution every bracket equals
+    u(s_k, X_k) (Ito), up to the time step; else the loss is the variance that a correction would
+    see plus the squared bias. Every time of the path counts, not its start alone: with the start
+    alone u_t stays free along the path, and the residual there is large. Only gradients are
+    needed. Times are graded quadratically towards T: s_k = T - (T-t)(1 - k/steps)^2.
     """
 
     def __init__(self, problem: SemilinearPDE, surrogate: Surrogate, steps: int) -> None:
@@ -24,8 +26,8 @@ class PathLoss(nn.Module):
     def sample(self, paths: int, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
         """Start points from the evaluation law, paths of X from them.
 
-        Returns times (steps + 1, paths), positions (steps + 1, paths, dim) and increments of W
-        (steps, paths, dim).
+        Returns times (paths, steps + 1), positions (paths, steps + 1, dim) and increments of W
+        (paths, steps, dim).
         """
         problem = self.problem
         t, x = problem.sample_points(paths, stream)
@@ -37,19 +39,20 @@ class PathLoss(nn.Module):
             positions.append(problem.law.move(positions[-1], elapsed, dw))
             times.append(s)
             increments.append(dw)
-        return torch.stack(times), torch.stack(positions), torch.stack(increments)
+        return torch.stack(times, 1), torch.stack(positions, 1), torch.stack(increments, 1)
 
     def forward(self, times: Tensor, positions: Tensor, increments: Tensor) -> Tensor:
-        problem, steps = self.problem, self.steps
-        paths = times.shape[1]
-        t, x = times[:-1].reshape(-1), positions[:-1].reshape(steps * paths, -1)
+        problem = self.problem
+        paths, steps, dim = increments.shape
+        t, x = times[:, :-1].reshape(-1), positions[:, :-1].reshape(-1, dim)
         value, gradient = self.surrogate.value_and_gradient(t, x)
         z = problem.law.sigma * gradient
-        f = problem.driver(t, x, value, z).reshape(steps, paths)
-        martingale = (z * increments.reshape(steps * paths, -1)).sum(-1).reshape(steps, paths)
-        gain = f * times.diff(dim=0) - martingale
-        to_go = gain.flip(0).cumsum(0).flip(0)
-        return (value.reshape(steps, paths) - problem.terminal(positions[-1]) - to_go).square().mean()
+        f = problem.driver(t, x, value, z).reshape(paths, steps)
+        martingale = (z * increments.reshape(-1, dim)).sum(-1).reshape(paths, steps)
+        gain = f * times.diff(dim=1) - martingale
+        to_go = gain.flip(1).cumsum(1).flip(1)
+        target = problem.terminal(positions[:, -1])[:, None] + to_go
+        return (value.reshape(paths, steps) - target).square().mean()
 
     def flop(self, paths: int) -> float:
         """Model FLOP of loss and gradient: three sweeps of value and gradient, and the normals."""

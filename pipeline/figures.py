@@ -1,0 +1,147 @@
+"""The plots and the self-contained page of a report."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from pipeline.report import Report
+
+matplotlib.use("Agg")
+COLOURS = {"surrogate": "#8c6d31", "linear": "#7f7f7f", "mlp": "#1f77b4", "scasml": "#d62728"}
+LABELS = {"surrogate": "surrogate", "linear": "f dropped", "mlp": "plain MLP", "scasml": "corrected"}
+SHOWN_POINTS = 60
+
+PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .9rem; text-align: right }
+th { border-bottom: 2px solid #444 } td:first-child, th:first-child { text-align: left }
+tr.best td { font-weight: 600 } figure { margin: 1.5rem 0 } img { max-width: 100% }
+figcaption { color: #555 } pre { background: #f5f5f5; padding: 1rem; overflow-x: auto }
+</style></head><body>
+<h1>{{ title }}</h1>
+<p>{{ points }} points. {{ truth }} {{ tolerance }}</p>
+<table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr{% if row[0] == "scasml" %} class="best"{% endif %}>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}
+</table>
+{% if biases %}<p>Estimated bias of the corrected value, over the root mean square of u: {{ biases }}. These come from the simulation
+itself and never see the truth; the confidence intervals are widened by them.</p>{% endif %}
+{% for image, caption in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}"><figcaption>{{ caption }}</figcaption></figure>{% endfor %}
+<h2>Job</h2><pre>{{ job }}</pre>
+</body></html>
+""")
+
+
+def page(report: Report) -> str:
+    """report.html: table, plots and job in one file."""
+    from pipeline.report import COLUMNS, cell
+
+    summary = report.summary()
+    rows = [
+        [name, *(cell(key, method[key]) for _, key in COLUMNS), method["detail"]] for name, method in summary["methods"].items()
+    ]
+    tolerance = {True: "The tolerance was met at every point.", False: "The budget was spent before the tolerance was met.", None: ""}
+    return PAGE.render(
+        title=f"{report.job['name']}: {report.job['problem']['name']}, d = {report.job['problem']['dim']}",
+        points=len(report.t),
+        truth=f"Truth: {report.reference_source}." if report.reference is not None else "No reference solution is known.",
+        tolerance=tolerance[report.tolerance_met],
+        header=["method", *(title for title, _ in COLUMNS), ""],
+        rows=rows,
+        biases="; ".join(f"{cause} {mean:+.1e} (s.e. {se:.0e})" for cause, (mean, se) in report.biases.items()),
+        figures=[(encode(figure), caption) for figure, caption in figures(report)],
+        job=json.dumps(report.job, indent=2),
+    )
+
+
+def encode(figure: Figure) -> str:
+    """A figure as base64 PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def figures(report: Report) -> list[tuple[Figure, str]]:
+    """Every plot that applies to a report, with its caption."""
+    out = []
+    if report.reference is not None:
+        out.append((_before_after(report), "Error at every point before and after the correction; the dashed line is no change."))
+        out.append((_against_cost(report), "Relative L2 error against model FLOP, a point for each doubling of the draws."))
+    out.append((_intervals(report), f"{100 * report.confidence:g} % intervals, widened by the estimated bias, at evenly spaced points."))
+    out.append((_training(report), "Training loss; the line is its mean over 1/50 of the steps."))
+    return out
+
+
+def _axes(width: float = 6.4, height: float = 4.2) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _before_after(report: Report) -> Figure:
+    assert report.reference is not None
+    figure, axes = _axes(5.6, 5.0)
+    before, after = (np.abs(report.methods[m].value - report.reference) if m in report.methods else None for m in ("surrogate", "scasml"))
+    if before is None:
+        before = np.abs(report.methods["scasml"].value - report.reference)
+    floor = max(np.finfo(float).tiny, 1e-3 * float(np.median(after)))
+    axes.loglog(np.maximum(before, floor), np.maximum(after, floor), ".", ms=3, color=COLOURS["scasml"], alpha=0.6)
+    low, high = min(before.min(), after.min()), max(before.max(), after.max())
+    axes.plot([max(low, floor), high], [max(low, floor), high], "--", color="#444", lw=1)
+    axes.set(xlabel="|error| of the surrogate", ylabel="|error| after the correction")
+    return figure
+
+
+def _against_cost(report: Report) -> Figure:
+    figure, axes = _axes()
+    for name, method in report.methods.items():
+        if method.trace:
+            flop, error = np.array(method.trace).T
+            axes.loglog(flop, error, "o-", ms=4, color=COLOURS[name], label=LABELS[name])
+    if "surrogate" in report.methods:
+        level = report.errors("surrogate")["rel_l2"]
+        axes.axhline(level, color=COLOURS["surrogate"], lw=1.2, ls="--", label=LABELS["surrogate"])
+    axes.set(xlabel="model FLOP at inference", ylabel="relative L2 error")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _intervals(report: Report) -> Figure:
+    figure, axes = _axes(9.0, 4.2)
+    scasml = report.methods["scasml"]
+    assert scasml.half_width is not None
+    centre = report.reference if report.reference is not None else scasml.value
+    pick = np.unique(np.linspace(0, len(centre) - 1, SHOWN_POINTS).astype(int))
+    place = np.arange(len(pick))
+    axes.errorbar(
+        place, (scasml.value - centre)[pick], scasml.half_width[pick], fmt="o", ms=3, lw=1, capsize=2, color=COLOURS["scasml"], label="corrected"
+    )
+    if "surrogate" in report.methods:
+        axes.plot(place, (report.methods["surrogate"].value - centre)[pick], "x", ms=4, color=COLOURS["surrogate"], label="surrogate")
+    axes.axhline(0.0, color="#444", lw=1)
+    label = "truth" if report.reference is not None else "corrected value"
+    axes.set(xlabel="evaluation point (every few)", ylabel=f"value minus {label}")
+    axes.legend(frameon=False, ncols=2)
+    return figure
+
+
+def _training(report: Report) -> Figure:
+    figure, axes = _axes()
+    steps = np.arange(1, len(report.losses) + 1)
+    axes.semilogy(steps, report.losses, lw=0.4, color="#bbb")
+    window = max(1, len(steps) // 50)
+    smooth = np.convolve(report.losses, np.ones(window) / window, mode="valid")
+    axes.semilogy(steps[window - 1 :], smooth, lw=1.5, color=COLOURS["surrogate"])
+    axes.set(xlabel="step", ylabel="training loss")
+    return figure
