@@ -8,7 +8,7 @@ from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def normal_quantile(confidence: float) -> float:
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence is a probability strictly between 0 and 1, not {confidence}")
-    return float(stats.norm.ppf(0.5 + confidence / 2.0))
+    return float(ndtri(0.5 + confidence / 2.0))
 
 
 def shrink(estimate: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:

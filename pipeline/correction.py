@@ -1,16 +1,10 @@
-"""The correction of a run and its baselines, over whatever ranks there are.
-
-Over MPI: ``python -m mpi4py -m pipeline.correction FOLDER --ranks N``.
-"""
+"""The correction of a run and its baselines, over whatever ranks there are."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +18,11 @@ from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.errors import InputError
-from pipeline.fanout import Communicator, Method, World, drive, spent_flop, within_distance, within_rtol
+from pipeline.fanout import Communicator, Method, drive, spent_flop, within_distance, within_rtol
 from pipeline.job import Job, RunFolder
 from pipeline.points import run_points
 from pipeline.progress import log
-from pipeline.training import one_thread, trained_surrogate
+from pipeline.training import trained_surrogate
 
 PILOT_POINTS = 16
 PILOT_DRAWS = 64
@@ -129,24 +123,3 @@ def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:
             drive(folder, baseline, t, x, seed, comm, paths, within_distance(corrected))
         elif comm.rank == 0:
             log(folder.log, f"{baseline.name}: the correction's FLOP do not pay for one chunk of it; left out")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """One rank of the correction of the run in FOLDER."""
-    parser = argparse.ArgumentParser(prog="python -m mpi4py -m pipeline.fanout", description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--ranks", type=int, required=True, help="number of ranks that were asked for")
-    given = parser.parse_args(arguments)
-    comm = World()
-    if comm.size != given.ranks:
-        raise SystemExit(
-            f"{given.ranks} ranks were asked for and {comm.size} started: this launcher and this MPI library do not belong "
-            "together (see `python -m mpi4py --mpi-library`; with srun, try --mpi=pmi2)"
-        )
-    folder = RunFolder(given.folder)
-    with one_thread():
-        correct(folder, folder.load(), comm)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

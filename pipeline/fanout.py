@@ -95,6 +95,12 @@ class World:
     def share(self, item: Any) -> Any:
         return self._comm.bcast(item, root=0)
 
+    def close(self) -> None:
+        """Give the counter back; every rank calls it, last."""
+        if self.rank == 0:
+            del self._counter
+        self._window.Free()
+
 
 @dataclass
 class Tally:

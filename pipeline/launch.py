@@ -52,7 +52,7 @@ def correct_stage(folder: RunFolder, job: Job) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     root = str(Path(__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
-    command += [sys.executable, "-m", "mpi4py", "-m", "pipeline.correction", str(folder.path), "--ranks", str(ranks)]
+    command += [sys.executable, "-m", "mpi4py", "-m", "pipeline.rank", str(folder.path), "--ranks", str(ranks)]
     with open(folder.log, "a", encoding="utf-8") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment, preexec_fn=_die_with_parent

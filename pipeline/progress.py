@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-console = Console(stderr=False, highlight=False)
+console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=160)
 _COUNTED = re.compile(r"^\S+ (?P<stage>[\w .-]+?) (?P<done>\d+)/(?P<total>\d+)(?: (?P<detail>.*))?$")
 
 
@@ -54,7 +55,6 @@ def followed(logs: list[Path]) -> Iterator[None]:
                     offsets[path] += len(lines[:complete].encode())
                 for line in lines[:complete].splitlines():
                     show(path, line)
-        sys.stdout.flush()
 
     def watch() -> None:
         while not done.wait(0.3):

@@ -58,7 +58,7 @@ class Picard:
         increment = left.sqrt()[:, None] * noise
         gain = problem.terminal(problem.law.move(start, left, increment)) - at_x.repeat_interleave(count)
         y = at_x + _mean(gain, count)
-        z = _mean(gain[:, None] * increment / left[:, None], count) if with_z else torch.zeros_like(x)
+        z = _mean(_weighted(gain, increment, left), count) if with_z else torch.zeros_like(x)
         for level in range(n):
             count = self.samples ** (n - level)
             rows = t.repeat_interleave(count), x.repeat_interleave(count, 0)
@@ -87,7 +87,7 @@ class Picard:
         value = left * rho ** (1.0 - ALPHA) / ALPHA * f
         if not with_z:
             return value, torch.zeros_like(x)
-        return value, value[:, None] * increment / elapsed.clamp_min(torch.finfo(t.dtype).tiny)[:, None]
+        return value, _weighted(value, increment, elapsed)
 
     def flop(self, problem: SemilinearPDE, draws: int) -> float:
         share = max(1, draws // BIAS_SHARE)
@@ -107,6 +107,11 @@ class Picard:
 
     def rows(self, draws: int) -> int:
         return max(draws * self.samples**self.levels, max(1, draws // BIAS_SHARE) * self.samples**self.levels)
+
+
+def _weighted(value: Tensor, increment: Tensor, elapsed: Tensor) -> Tensor:
+    """value I = value (W_s - W_t)/(s - t), (paths, dim); 0 where no time has passed."""
+    return value[:, None] * increment / elapsed.clamp_min(torch.finfo(elapsed.dtype).tiny)[:, None]
 
 
 def _mean(draws: Tensor, count: int) -> Tensor:
