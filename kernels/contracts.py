@@ -266,7 +266,10 @@ class Samples:
 class Estimator(Protocol):
     """Independent draws whose mean is the solution of a problem, up to the biases it names."""
 
-    biases: tuple[str, ...]
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """The causes of bias that its draws sample."""
+        ...
 
     def sample(self, problem: SemilinearPDE, t: Tensor, x: Tensor, draws: int, stream: Stream) -> Samples:
         """``draws`` draws at each of the points (t, x)."""

@@ -25,7 +25,7 @@ def tanh(a: Tensor) -> Tensor:
     return torch.sigmoid(2.0 * a).mul(2.0).sub_(1.0)
 
 
-def network_value(layers: Layers, a: Float[Tensor, "paths width"]) -> Float[Tensor, "paths"]:
+def network_value(layers: Layers, a: Float[Tensor, "paths width"]) -> Float[Tensor, paths]:
     """Output of the network whose first pre-activation is ``a``."""
     for weight, bias in layers[1:]:
         a = torch.addmm(bias, tanh(a), weight.T)
@@ -34,7 +34,7 @@ def network_value(layers: Layers, a: Float[Tensor, "paths width"]) -> Float[Tens
 
 def network_gradient(
     layers: Layers, a: Float[Tensor, "paths width"]
-) -> tuple[Float[Tensor, "paths"], Float[Tensor, "paths width"]]:
+) -> tuple[Float[Tensor, paths], Float[Tensor, "paths width"]]:
     """Value, and its gradient with respect to the first pre-activation, by an explicit reverse sweep.
 
     Being plain tensor algebra, both can be differentiated again with respect to the parameters.
@@ -55,7 +55,7 @@ def network_laplacian(
     tangents: Float[Tensor, "paths directions width"],
     second: Float[Tensor, "paths width"],
     extra: int = 0,
-) -> tuple[Float[Tensor, "paths"], Float[Tensor, "paths directions"], Float[Tensor, "paths"]]:
+) -> tuple[Float[Tensor, paths], Float[Tensor, "paths directions"], Float[Tensor, paths]]:
     """Value, directional derivatives, and sum over directions of second derivatives.
 
     ``tangents`` and ``second`` belong to the first pre-activation ``a``. The first ``extra``

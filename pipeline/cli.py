@@ -59,7 +59,9 @@ def _show(work: list[tuple[Job, RunFolder]]) -> None:
         for cause, bias in summary["biases"].items():
             console.print(f"estimated {cause} bias {bias['mean']:+.1e}, s.e. {bias['se']:.0e} (over the root mean square of u)")
         if summary["tolerance_met"] is False:
-            console.print("the budget max_paths was spent before rtol was met at every point: raise it and run again; nothing is recomputed")
+            console.print(
+                "the budget max_paths was spent before rtol was met at every point: raise it and run again; nothing is recomputed"
+            )
         console.print(f"files: {folder.path}/ (report.html, report.h5, report.json, surrogate.h5)", soft_wrap=True)
 
 
@@ -147,7 +149,9 @@ def problems() -> None:
         doc = inspect.getdoc(make) or ""
         out.add_row(name, " ".join(options) or "-", f"{' '.join(doc.split(chr(10) + chr(10))[0].split())}\ntruth: {truth}\n")
     console.print(out, markup=False)
-    console.print("dim is any integer >= 1 (lqg with seeded coefficients: >= 2). Your own: problem: {file: my_pde.py, name: my_pde, dim: 50}")
+    console.print(
+        "dim is any integer >= 1 (lqg with seeded coefficients: >= 2). Your own: problem: {file: my_pde.py, name: my_pde, dim: 50}"
+    )
 
 
 @app.command("inspect")

@@ -40,9 +40,7 @@ def prepare(job: Job, out: Path | None) -> RunFolder:
     """The run's folder with its resolved job; another job's folder is refused with both named."""
     folder = RunFolder((out or job.default_out).absolute())
     if folder.surrogate.exists():
-        owner, theirs, _ = store.checkpoint_owner(folder.surrogate)
-        if owner != job.training_hash:
-            store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
+        store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
     if folder.points.exists():
         store.load_points(folder.points, job.correction_hash)
     data = dict(job.resolved)

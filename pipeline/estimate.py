@@ -48,8 +48,22 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     memory = f"{memory_needed(job) / 1e9:.2f} GB"
     bound = "" if correction.rtol is None else "at most "
     rows = [
-        ("train", f"{training.steps * training.batch:,} samples", f"{train_flop:.1e}", memory, f"{24e-6 * parameters:.1f} MB", seconds(train_flop, max(1, training.workers))),
-        ("correct", f"{bound}{correction.max_paths:,} paths", f"{bound}{correct_flop:.1e}", memory, f"{chunks * 700e-6:.1f} MB", seconds(correct_flop, correction.ranks)),
+        (
+            "train",
+            f"{training.steps * training.batch:,} samples",
+            f"{train_flop:.1e}",
+            memory,
+            f"{24e-6 * parameters:.1f} MB",
+            seconds(train_flop, max(1, training.workers)),
+        ),
+        (
+            "correct",
+            f"{bound}{correction.max_paths:,} paths",
+            f"{bound}{correct_flop:.1e}",
+            memory,
+            f"{chunks * 700e-6:.1f} MB",
+            seconds(correct_flop, correction.ranks),
+        ),
     ]
     if monte_carlo:
         flop = correct_flop * len(monte_carlo)

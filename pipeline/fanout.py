@@ -72,7 +72,7 @@ class World:
         self.rank, self.size = self._comm.rank, self._comm.size
         self._window = MPI.Win.Allocate(8 if self.rank == 0 else 0, 8, comm=self._comm)
         if self.rank == 0:
-            self._counter = np.frombuffer(self._window.tomemory(), dtype=np.int64)
+            self._counter = np.asarray(self._window.tomemory()).view(np.int64)
 
     def take(self, total: int) -> Iterator[int]:
         if self.rank == 0:
@@ -218,7 +218,9 @@ def drive(
             if grown is not None:
                 wanted = [(b, i) for b in range(layout.blocks) for i in range(counts[b], grown[b])]
                 # Blocks side by side, so that an interrupted run has served all of them alike.
-                missing = [layout.chunk(b, i) for b, i in sorted(wanted, key=lambda key: (key[1], key[0])) if (b, i) not in tally.have]
+                missing = [
+                    layout.chunk(b, i) for b, i in sorted(wanted, key=lambda key: (key[1], key[0])) if (b, i) not in tally.have
+                ]
         else:
             grown, missing = None, []
         grown, missing = comm.share((grown, missing))

@@ -50,7 +50,11 @@ def page(report: Report) -> str:
     rows = [
         [name, *(cell(key, method[key]) for _, key in COLUMNS), method["detail"]] for name, method in summary["methods"].items()
     ]
-    tolerance = {True: "The tolerance was met at every point.", False: "The budget was spent before the tolerance was met.", None: ""}
+    tolerance = {
+        True: "The tolerance was met at every point.",
+        False: "The budget was spent before the tolerance was met.",
+        None: "",
+    }
     return PAGE.render(
         title=f"{report.job['name']}: {report.job['problem']['name']}, d = {report.job['problem']['dim']}",
         points=len(report.t),
@@ -74,10 +78,13 @@ def encode(figure: Figure) -> str:
 def figures(report: Report) -> list[tuple[Figure, str]]:
     """Every plot that applies to a report, with its caption."""
     out = []
-    if report.reference is not None:
+    if report.reference is not None and "surrogate" in report.methods:
         out.append((_before_after(report), "Error at every point before and after the correction; the dashed line is no change."))
+    if report.reference is not None:
         out.append((_against_cost(report), "Relative L2 error against model FLOP, a point for each doubling of the draws."))
-    out.append((_intervals(report), f"{100 * report.confidence:g} % intervals, widened by the estimated bias, at evenly spaced points."))
+    out.append(
+        (_intervals(report), f"{100 * report.confidence:g} % intervals, widened by the estimated bias, at evenly spaced points.")
+    )
     out.append((_training(report), "Training loss; the line is its mean over 1/50 of the steps."))
     return out
 
@@ -92,13 +99,12 @@ def _axes(width: float = 6.4, height: float = 4.2) -> tuple[Figure, Any]:
 def _before_after(report: Report) -> Figure:
     assert report.reference is not None
     figure, axes = _axes(5.6, 5.0)
-    before, after = (np.abs(report.methods[m].value - report.reference) if m in report.methods else None for m in ("surrogate", "scasml"))
-    if before is None:
-        before = np.abs(report.methods["scasml"].value - report.reference)
+    before, after = (np.abs(report.methods[name].value - report.reference) for name in ("surrogate", "scasml"))
     floor = max(np.finfo(float).tiny, 1e-3 * float(np.median(after)))
-    axes.loglog(np.maximum(before, floor), np.maximum(after, floor), ".", ms=3, color=COLOURS["scasml"], alpha=0.6)
-    low, high = min(before.min(), after.min()), max(before.max(), after.max())
-    axes.plot([max(low, floor), high], [max(low, floor), high], "--", color="#444", lw=1)
+    before, after = np.maximum(before, floor), np.maximum(after, floor)
+    axes.loglog(before, after, ".", ms=3, color=COLOURS["scasml"], alpha=0.6)
+    ends = [min(before.min(), after.min()), max(before.max(), after.max())]
+    axes.plot(ends, ends, "--", color="#444", lw=1)
     axes.set(xlabel="|error| of the surrogate", ylabel="|error| after the correction")
     return figure
 
@@ -125,10 +131,20 @@ def _intervals(report: Report) -> Figure:
     pick = np.unique(np.linspace(0, len(centre) - 1, SHOWN_POINTS).astype(int))
     place = np.arange(len(pick))
     axes.errorbar(
-        place, (scasml.value - centre)[pick], scasml.half_width[pick], fmt="o", ms=3, lw=1, capsize=2, color=COLOURS["scasml"], label="corrected"
+        place,
+        (scasml.value - centre)[pick],
+        scasml.half_width[pick],
+        fmt="o",
+        ms=3,
+        lw=1,
+        capsize=2,
+        color=COLOURS["scasml"],
+        label="corrected",
     )
     if "surrogate" in report.methods:
-        axes.plot(place, (report.methods["surrogate"].value - centre)[pick], "x", ms=4, color=COLOURS["surrogate"], label="surrogate")
+        axes.plot(
+            place, (report.methods["surrogate"].value - centre)[pick], "x", ms=4, color=COLOURS["surrogate"], label="surrogate"
+        )
     axes.axhline(0.0, color="#444", lw=1)
     label = "truth" if report.reference is not None else "corrected value"
     axes.set(xlabel="evaluation point (every few)", ylabel=f"value minus {label}")

@@ -114,7 +114,12 @@ class Job:
     def resolved(self) -> dict[str, Any]:
         """The job with every default filled in, as plain data."""
         data = json.loads(self.model.model_dump_json())
-        for key, room in (("surrogate", "surrogates"), ("objective", "objectives"), ("optimizer", "optimizers"), ("estimator", "estimators")):
+        for key, room in (
+            ("surrogate", "surrogates"),
+            ("objective", "objectives"),
+            ("optimizer", "optimizers"),
+            ("estimator", "estimators"),
+        ):
             part = data if key == "surrogate" else data["correction" if key == "estimator" else "training"]
             where = key if part is data else f"{'correction' if key == 'estimator' else 'training'}.{key}"
             part[key] = self._complete(part[key], room, where)

@@ -43,7 +43,10 @@ def correct_stage(folder: RunFolder, job: Job) -> None:
     command = launcher(ranks) if ranks > 1 else None
     if command is None:
         if ranks > 1:
-            log(folder.log, f"no srun or mpiexec found: one rank instead of {ranks}, same numbers (pip install '.[local]' brings an MPI)")
+            log(
+                folder.log,
+                f"no srun or mpiexec found: one rank instead of {ranks}, same numbers (pip install '.[local]' brings an MPI)",
+            )
         with one_thread():
             correct(folder, job, Alone())
         return
@@ -65,7 +68,9 @@ def correct_stage(folder: RunFolder, job: Job) -> None:
     if code == -signal.SIGTERM or code == 128 + signal.SIGTERM:
         raise Interrupted("the ranks were terminated; finished chunks are kept: run the same command again to go on")
     if code != 0:
-        raise EngineError(f"the correction's ranks failed (status {code}); the reason stands at the end of '{folder.log}'. Finished chunks are kept")
+        raise EngineError(
+            f"the correction's ranks failed (status {code}); the reason stands at the end of '{folder.log}'. Finished chunks are kept"
+        )
 
 
 def _wait(process: subprocess.Popen[bytes], folder: RunFolder) -> int:
@@ -78,7 +83,9 @@ def _wait(process: subprocess.Popen[bytes], folder: RunFolder) -> int:
             if now != size:
                 size, since = now, time.monotonic()
             elif time.monotonic() - since > STALL_SECONDS:
-                raise EngineError(f"no rank has logged anything for {STALL_SECONDS:.0f} s: one of them hangs. Finished chunks are kept") from None
+                raise EngineError(
+                    f"no rank has logged anything for {STALL_SECONDS:.0f} s: one of them hangs. Finished chunks are kept"
+                ) from None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -50,6 +50,8 @@ def read_points(path: Path, job: Job) -> tuple[Tensor, Tensor]:
     bad = ~np.isfinite(table).all(axis=1) | (table[:, 0] < 0.0) | (table[:, 0] > horizon)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise InputError(f"{where}: row {row + 1} has t = {table[row, 0]}: every number should be finite and t lie in [0, {horizon}]")
+        raise InputError(
+            f"{where}: row {row + 1} has t = {table[row, 0]}: every number should be finite and t lie in [0, {horizon}]"
+        )
     values = torch.from_numpy(table.astype(np.float32))
     return values[:, 0].contiguous(), values[:, 1:].contiguous()

@@ -30,7 +30,12 @@ def followed(logs: list[Path]) -> Iterator[None]:
     offsets = {path: path.stat().st_size if path.exists() else 0 for path in logs}
     done = threading.Event()
     bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[detail]}"), console=console
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=console,
     )
     tasks: dict[str, TaskID] = {}
 

@@ -55,9 +55,7 @@ def commit(path: Path, content: bytes) -> None:
 
 def write(path: Path, kind: str, fill: Callable[[h5py.File], None], attributes: Mapping[str, Any]) -> None:
     """Build an HDF5 file of format ``scasml/<kind>`` in memory and commit it."""
-    memory = h5py.File(
-        path.name, "w", driver="core", backing_store=False, libver=("earliest", "v110"), userblock_size=USER_BLOCK
-    )
+    memory = h5py.File(path.name, "w", driver="core", backing_store=False, libver=("earliest", "v110"), userblock_size=USER_BLOCK)
     with memory as file:
         file.attrs["format"] = f"scasml/{kind}"
         file.attrs["version"] = VERSION
@@ -91,7 +89,9 @@ def opened(path: Path, kind: str | None) -> Iterator[h5py.File]:
         if kind is not None and found != f"scasml/{kind}":
             raise InputError(f"'{path}' is of format '{found}', not 'scasml/{kind}': name another file")
         if version != VERSION:
-            raise InputError(f"'{path}' has format version {version}; this program reads version {VERSION}: use the matching release")
+            raise InputError(
+                f"'{path}' has format version {version}; this program reads version {VERSION}: use the matching release"
+            )
         yield file
 
 
@@ -306,5 +306,10 @@ def load_wave(path: Path, *, owner: str) -> Wave:
     with opened(path, "wave") as file:
         if str(file.attrs["owner"]) != owner:
             raise InputError(f"'{path}' belongs to another job: give this job its own --out folder")
-        names = ("keys", "count", "mean", "m2")
-        return Wave(*(array(file, name) for name in names), seconds=np.asarray(file.attrs["seconds"]))
+        return Wave(
+            keys=array(file, "keys"),
+            count=array(file, "count"),
+            mean=array(file, "mean"),
+            m2=array(file, "m2"),
+            seconds=np.asarray(file.attrs["seconds"]),
+        )

@@ -172,7 +172,9 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
     )
     result = trainer.fit()
     if result.error is not None:
-        raise EngineError(f"training failed on Ray {MAX_FAILURES + 1} times: {result.error}. Its last checkpoint is kept: run again to resume")
+        raise EngineError(
+            f"training failed on Ray {MAX_FAILURES + 1} times: {result.error}. Its last checkpoint is kept: run again to resume"
+        )
 
 
 def train_stage(folder: RunFolder, job: Job, *, on_ray: bool) -> None:
@@ -203,7 +205,9 @@ def trained_surrogate(folder: RunFolder, job: Job) -> Any:
         raise InputError(f"'{folder.surrogate}': no such file: train first with `scasml train`, or use `scasml run`")
     checkpoint = store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
     if checkpoint.step < checkpoint.steps:
-        raise InputError(f"'{folder.surrogate}' stands at step {checkpoint.step} of {checkpoint.steps}: finish it with `scasml train`")
+        raise InputError(
+            f"'{folder.surrogate}' stands at step {checkpoint.step} of {checkpoint.steps}: finish it with `scasml train`"
+        )
     surrogate = job.surrogate()
     assert isinstance(surrogate, nn.Module)
     surrogate.load_state_dict(checkpoint.parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import fields
 
@@ -39,7 +40,7 @@ class MLP(nn.Module):
         sizes = [problem.dim + 2, *[width] * depth, 1]
         generator = torch.Generator().manual_seed(Stream(seed, Purpose.INITIALISATION).integer(2**31))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in itertools.pairwise(sizes):
             weight = torch.randn(fan_out, fan_in, generator=generator) * math.sqrt(2.0 / (fan_in + fan_out))
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(fan_out)))
@@ -163,8 +164,7 @@ def laplacian_by_autodiff(problem: SemilinearPDE, x: Tensor) -> Tensor:
     for i in range(problem.dim):
         direction = torch.zeros_like(x)
         direction[:, i] = 1.0
-        _, column = torch.func.jvp(gradient, (x,), (direction,))
-        laplacian += column[:, i]
+        laplacian += torch.func.jvp(gradient, (x,), (direction,))[1][:, i]
     return laplacian.detach()
 
 
