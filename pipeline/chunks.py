@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kernels.contracts import Estimator, SemilinearPDE
 
 POINTS_PER_BLOCK = 16
-MIN_DRAWS = 64
+MIN_DRAWS = 32
 CHUNK_FLOP = 5e9
 """Work of one chunk: a fraction of a second, far above the cost of handing it out."""
 

@@ -18,6 +18,7 @@ from pipeline import catalogue, store
 from pipeline.dag import finished_all, preflight, prepare, report_stage, run_graph, run_inline
 from pipeline.errors import EngineError, InputError, Interrupted
 from pipeline.estimate import costs
+from pipeline.figures import save_images
 from pipeline.job import Job, RunFolder, load_jobs, parse_override
 from pipeline.launch import correct_stage
 from pipeline.progress import console, followed, log
@@ -116,11 +117,18 @@ def correct(job: JobFile, out: Out = None, set_: Set = None) -> None:
 
 
 @app.command()
-def report(job: JobFile, out: Out = None, set_: Set = None) -> None:
+def report(
+    job: JobFile,
+    out: Out = None,
+    set_: Set = None,
+    images: Annotated[Path | None, typer.Option("--figures", help="also save the plots as PNG files in this folder")] = None,
+) -> None:
     """Fold the chunks that exist into report.h5, report.json and report.html."""
     work = _opened(job, out, set_)
     for j, folder in work:
-        report_stage(folder, j, 0)
+        result = report_stage(folder, j)
+        if images is not None:
+            save_images(result, images)
     _show(work)
 
 

@@ -58,10 +58,10 @@ def prepare(job: Job, out: Path | None) -> RunFolder:
     return folder
 
 
-def report_stage(folder: RunFolder, job: Job, resumed: int) -> Report:
+def report_stage(folder: RunFolder, job: Job) -> Report:
     """Fold what is there and write the report."""
     began = time.monotonic()
-    report = fold(folder, job, resumed=resumed)
+    report = fold(folder, job, resumed=_resumed(folder))
     report.seconds["report"] = time.monotonic() - began
     save(report, folder)
     log(folder.log, "report written")
@@ -70,7 +70,9 @@ def report_stage(folder: RunFolder, job: Job, resumed: int) -> Report:
 
 def _resumed(folder: RunFolder) -> int:
     """How often this folder was opened before."""
-    return folder.log.read_text(encoding="utf-8").count(" run opened") - 1
+    if not folder.log.exists():
+        return 0
+    return max(0, folder.log.read_text(encoding="utf-8").count(" run opened") - 1)
 
 
 def run_inline(job: Job, folder: RunFolder) -> Report:
@@ -78,7 +80,7 @@ def run_inline(job: Job, folder: RunFolder) -> Report:
     log(folder.log, "run opened")
     train_stage(folder, job, on_ray=False)
     correct_stage(folder, job)
-    return report_stage(folder, job, _resumed(folder))
+    return report_stage(folder, job)
 
 
 def run(job: Job, out: str | Path | None = None) -> Report:
@@ -137,7 +139,7 @@ def run_graph(work: list[tuple[Job, RunFolder]]) -> None:
             return "corrected"
 
         def report(folder: RunFolder, corrected: str) -> None:
-            report_stage(folder, folder.load(), _resumed(folder))
+            report_stage(folder, folder.load())
 
         remote = {f.__name__: ray.remote(max_retries=0)(f) for f in (train, correct, report)}
         trainings: dict[str, Any] = {}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+
+from pipeline import store
 
 if TYPE_CHECKING:
     from pipeline.report import Report
@@ -63,7 +66,7 @@ def page(report: Report) -> str:
         header=["method", *(title for title, _ in COLUMNS), ""],
         rows=rows,
         biases="; ".join(f"{cause} {mean:+.1e} (s.e. {se:.0e})" for cause, (mean, se) in report.biases.items()),
-        figures=[(encode(figure), caption) for figure, caption in figures(report)],
+        figures=[(encode(figure), caption) for _, figure, caption in figures(report)],
         job=json.dumps(report.job, indent=2),
     )
 
@@ -75,17 +78,24 @@ def encode(figure: Figure) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def figures(report: Report) -> list[tuple[Figure, str]]:
-    """Every plot that applies to a report, with its caption."""
+def save_images(report: Report, folder: Path) -> None:
+    """Every plot of a report as ``<job>_<plot>.png``."""
+    for name, figure, _ in figures(report):
+        store.commit(folder / f"{report.job['name']}_{name}.png", base64.b64decode(encode(figure)))
+
+
+def figures(report: Report) -> list[tuple[str, Figure, str]]:
+    """Every plot that applies to a report: name, figure, caption."""
     out = []
     if report.reference is not None and "surrogate" in report.methods:
-        out.append((_before_after(report), "Error at every point before and after the correction; the dashed line is no change."))
+        caption = "Error at every point before and after the correction; the dashed line is no change."
+        out.append(("before_after", _before_after(report), caption))
     if report.reference is not None:
-        out.append((_against_cost(report), "Relative L2 error against model FLOP, a point for each doubling of the draws."))
-    out.append(
-        (_intervals(report), f"{100 * report.confidence:g} % intervals, widened by the estimated bias, at evenly spaced points.")
-    )
-    out.append((_training(report), "Training loss; the line is its mean over 1/50 of the steps."))
+        caption = "Relative L2 error against model FLOP, a point for each doubling of the draws."
+        out.append(("against_cost", _against_cost(report), caption))
+    caption = f"{100 * report.confidence:g} % intervals, widened by the estimated bias, at evenly spaced points."
+    out.append(("intervals", _intervals(report), caption))
+    out.append(("training", _training(report), "Training loss; the line is its mean over 1/50 of the steps."))
     return out
 
 

@@ -145,7 +145,7 @@ def replay(tally: Tally, max_paths: int, settled: Any) -> tuple[list[int], list[
     return counts, stages, all(settled(b, tally.fold(b, counts[b])) for b in range(layout.blocks))
 
 
-def fold(folder: RunFolder, job: Job, *, resumed: int = 0, seconds: float = 0.0) -> Report:
+def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
     """Everything a report says, from the surrogate and the chunks of a finished correction."""
     surrogate = trained_surrogate(folder, job)
     checkpoint = store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
@@ -224,7 +224,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int = 0, seconds: float = 0.0)
         biases=biases,
         tolerance_met=met,
         losses=checkpoint.losses,
-        seconds={"train": training, "correct": sum(m.seconds for n, m in methods.items() if n != "surrogate"), "report": seconds},
+        seconds={"train": training, "correct": sum(m.seconds for n, m in methods.items() if n != "surrogate"), "report": 0.0},
         confidence=job.model.report.confidence,
         resumed=resumed,
     )
