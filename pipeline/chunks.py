@@ -9,8 +9,9 @@ from kernels.contracts import Estimator, SemilinearPDE
 
 POINTS_PER_BLOCK = 16
 MIN_DRAWS = 32
-CHUNK_FLOP = 5e9
-"""Work of one chunk: a fraction of a second, far above the cost of handing it out."""
+CHUNK_FLOP = 1.5e9
+"""Work of one chunk: some fifty milliseconds, far above the cost of handing it out. Part of the random
+address: see FORMAT in pipeline/job.py before changing it."""
 
 CHUNK_ROWS = 32768
 """Most rows (t, x) alive at once in a chunk."""

@@ -143,14 +143,15 @@ def provenance() -> dict[str, Any]:
 # Checkpoints: any nesting of dictionaries, lists, numbers and tensors, as JSON plus arrays.
 
 
-def _skeleton(node: Any, tensors: list[NDArray[Any]]) -> Any:
+def _skeleton(node: Any, tensors: dict[str, NDArray[Any]], where: str = "") -> Any:
+    """``node`` as JSON, its tensors moved to ``tensors`` under the path at which they stood."""
     if isinstance(node, Tensor):
-        tensors.append(node.detach().cpu().numpy())
-        return {"tensor": len(tensors) - 1}
+        tensors[where] = node.detach().cpu().numpy()
+        return {"tensor": where}
     if isinstance(node, Mapping):
-        return {"map": [[key, _skeleton(value, tensors)] for key, value in node.items()]}
+        return {"map": [[key, _skeleton(value, tensors, f"{where}/{key}".lstrip("/"))] for key, value in node.items()]}
     if isinstance(node, (list, tuple)):
-        return {"list": [_skeleton(value, tensors) for value in node]}
+        return {"list": [_skeleton(value, tensors, f"{where}/{i}".lstrip("/")) for i, value in enumerate(node)]}
     if node is None or isinstance(node, (bool, int, float, str)):
         return {"value": node}
     raise TypeError(f"a checkpoint cannot hold a {type(node).__name__}")
@@ -159,7 +160,7 @@ def _skeleton(node: Any, tensors: list[NDArray[Any]]) -> Any:
 def _restore(node: Any, group: h5py.Group) -> Any:
     ((kind, content),) = node.items()
     if kind == "tensor":
-        return torch.from_numpy(np.array(array(group, str(content))))
+        return torch.from_numpy(np.array(array(group, content)))
     if kind == "map":
         return {key: _restore(value, group) for key, value in content}
     if kind == "list":
@@ -184,11 +185,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, training_hash: str, j
 
     def fill(file: h5py.File) -> None:
         for name, tree in (("parameters", checkpoint.parameters), ("optimizer", checkpoint.optimizer)):
-            tensors: list[NDArray[Any]] = []
+            tensors: dict[str, NDArray[Any]] = {}
             group = file.create_group(name)
-            group.attrs["skeleton"] = np.bytes_(b"") if not tree else json.dumps(_skeleton(tree, tensors))
-            for i, tensor in enumerate(tensors):
-                put(group, str(i), tensor)
+            put(group, "skeleton", np.frombuffer(json.dumps(_skeleton(tree, tensors)).encode(), dtype=np.uint8))
+            for path_in_tree, tensor in tensors.items():
+                put(group, path_in_tree, tensor)
         put(file, "loss", checkpoint.losses, long_name="training loss at each step", units="1")
 
     write(
@@ -225,8 +226,8 @@ def load_checkpoint(path: Path, *, training_hash: str, job: Mapping[str, Any]) -
     with opened(path, "checkpoint") as file:
         trees = {}
         for name in ("parameters", "optimizer"):
-            text = file[name].attrs["skeleton"]
-            trees[name] = _restore(json.loads(text), file[name]) if text else {}
+            skeleton = json.loads(array(file, f"{name}/skeleton").tobytes())
+            trees[name] = _restore(skeleton, file[name])
         return Checkpoint(
             step=int(file.attrs["step"]),
             steps=int(file.attrs["steps"]),
