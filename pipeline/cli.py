@@ -37,11 +37,13 @@ Out = Annotated[Path | None, typer.Option("--out", help="folder of the run; defa
 Set = Annotated[list[str] | None, typer.Option("--set", help="override one key, e.g. --set training.steps=200; repeatable")]
 
 
-def _opened(job_file: Path, out: Path | None, overrides: list[str] | None) -> list[tuple[Job, RunFolder]]:
+def _opened(
+    job_file: Path, out: Path | None, overrides: list[str] | None, *, on_ray: bool = False
+) -> list[tuple[Job, RunFolder]]:
     """Validated jobs in their folders; nothing is written before all of them pass."""
     jobs = load_jobs(job_file, dict(parse_override(text) for text in overrides or []))
     for job in jobs:
-        preflight(job)
+        preflight(job, on_ray=on_ray)
     work = []
     taken: set[Path] = set()
     for number, job in enumerate(jobs):
@@ -82,7 +84,7 @@ def run(
     inline: Annotated[bool, typer.Option("--inline", help="the same graph in this process, without Ray")] = False,
 ) -> None:
     """Train, correct and report. Run it again to resume; a finished run is left as it is."""
-    work = _opened(job, out, set_)
+    work = _opened(job, out, set_, on_ray=not inline)
     if not finished_all(work):
         with followed([folder.log for _, folder in work]):
             todo = [(j, f) for j, f in work if finished(f, j) is None]

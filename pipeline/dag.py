@@ -27,12 +27,12 @@ from pipeline.training import memory_needed, train_stage
 OBJECT_STORE_BYTES = 100_000_000
 
 
-def preflight(job: Job) -> None:
+def preflight(job: Job, *, on_ray: bool = False) -> None:
     """Refuse before anything runs or is written what would fail later."""
     surrogate = job.surrogate()
     points = job.model.correction.points
     count = len(read_points(job.folder / points.file, job)[0]) if isinstance(points, PointsFile) else points
-    check_resources(job, memory_needed(job))
+    check_resources(job, memory_needed(job), on_ray=on_ray)
     check_paths(job, scasml_method(job, surrogate, count))
 
 

@@ -307,15 +307,32 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
 
 def _explain(error: ValidationError) -> str:
     """The first problem of a pydantic report in one sentence."""
-    first = min(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", len(e["loc"])))
-    parts = [str(p) for p in first["loc"] if str(p) not in ("int", "PointsFile", "literal['exact']", "float", "constrained-int")]
+
+    def place(found: Any) -> list[str]:
+        # pydantic puts the branch of a union it tried into the path.
+        return [
+            str(p)
+            for p in found["loc"]
+            if not re.fullmatch(r"int|float|bool|str|PointsFile|(literal|constrained|tuple).*", str(p))
+        ]
+
+    errors = error.errors()
+    first = min(errors, key=lambda e: (e["type"] != "extra_forbidden", len(e["loc"])))
+    parts = place(first)
     where = ".".join(parts)
     if first["type"] == "extra_forbidden":
         return f"{where} = {first['input']!r}: no such key.{nearest(parts[-1], _fields(parts[:-1]))}"
     if first["type"] == "missing":
-        return f"{where} is missing: every job needs it"
-    rule = first["msg"][0].lower() + first["msg"][1:]
-    return f"{where} = {first['input']!r}: {rule.replace('input ', '')}"
+        return f"{where} is missing: this job cannot do without it"
+    here = [e for e in errors if place(e) == parts]
+    rules = [_rule(e) for e in here if e["type"] != "model_type"] or ["a mapping"]
+    return f"{where} = {first['input']!r}: should be {' or '.join(dict.fromkeys(reversed(rules)))}"
+
+
+def _rule(error: Any) -> str:
+    if error["type"] == "string_pattern_mismatch":
+        return "letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    return error["msg"].removeprefix("Input should be ")
 
 
 def _fields(path: list[str]) -> list[str]:
@@ -347,7 +364,7 @@ def usable_cores() -> int:
     return int(allocated) if allocated and allocated.isdigit() else len(os.sched_getaffinity(0))
 
 
-def check_resources(job: Job, memory: float) -> None:
+def check_resources(job: Job, memory: float, *, on_ray: bool) -> None:
     """Refuse what this machine or allocation cannot run; ``memory`` is the largest stage's need in bytes."""
     correction = job.model.correction
     cores = usable_cores()
@@ -355,6 +372,11 @@ def check_resources(job: Job, memory: float) -> None:
         raise InputError(
             f"correction.ranks = {correction.ranks}: more than the {cores} cores here. "
             "Lower it, ask for a larger allocation, or set correction.oversubscribe: true"
+        )
+    if on_ray and not os.environ.get("RAY_ADDRESS") and job.model.training.workers > len(os.sched_getaffinity(0)):
+        raise InputError(
+            f"training.workers = {job.model.training.workers}: more than the {len(os.sched_getaffinity(0))} cores here, "
+            "so that Ray would wait for ever. Lower it, name a larger cluster in RAY_ADDRESS, or use --inline"
         )
     free = psutil.virtual_memory().available
     if memory > free:

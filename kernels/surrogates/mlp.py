@@ -15,6 +15,9 @@ from kernels.streams import Purpose, Stream
 
 NORMALISATION_POINTS = 4096
 
+MAX_PARAMETERS = 500_000_000
+"""Two gigabytes of weights, and six times that while training."""
+
 STREAM_ROWS = 2048
 """Rows of one matrix product in a jet: large enough for full speed, small enough for the cache."""
 
@@ -176,4 +179,9 @@ def mlp(problem: SemilinearPDE, *, seed: int, width: int = 128, depth: int = 4) 
     """
     if width < 1 or depth < 1:
         raise ValueError(f"width = {width}, depth = {depth}: a network needs at least one hidden layer of one unit")
+    count = (problem.dim + 2) * width + (depth - 1) * width**2
+    if count > MAX_PARAMETERS:
+        raise ValueError(
+            f"width = {width}, depth = {depth}: {count:.1e} parameters, and at most {MAX_PARAMETERS:.0e} are served: lower either"
+        )
     return MLP(problem, seed=seed, width=width, depth=depth)
