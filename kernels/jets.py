@@ -34,7 +34,7 @@ def network_value(layers: Layers, a: Float[Tensor, "paths width"]) -> Float[Tens
 
 def network_gradient(
     layers: Layers, a: Float[Tensor, "paths width"]
-) -> tuple[Float[Tensor, paths], Float[Tensor, "paths width"]]:
+) -> tuple[Float[Tensor, "paths"], Float[Tensor, "paths width"]]:
     """Value, and its gradient with respect to the first pre-activation, by an explicit reverse sweep.
 
     Being plain tensor algebra, both can be differentiated again with respect to the parameters.
@@ -43,37 +43,43 @@ def network_gradient(
     for weight, bias in layers[1:]:
         activations.append(tanh(a))
         a = torch.addmm(bias, activations[-1], weight.T)
-    delta = layers[-1][0].expand(a.shape[0], -1)
+    return a.squeeze(-1), reverse_sweep(layers, activations)
+
+
+def reverse_sweep(layers: Layers, activations: Sequence[Tensor]) -> Float[Tensor, "paths width"]:
+    """Gradient of the output with respect to the first pre-activation, from every layer's activations."""
+    delta = layers[-1][0].expand(activations[0].shape[0], -1)
     for (weight, _), y in zip(reversed(layers[1:-1]), reversed(activations[1:]), strict=True):
-        delta = (delta * (1.0 - y * y)) @ weight
-    return a.squeeze(-1), delta * (1.0 - activations[0] * activations[0])
+        delta = (delta * torch.addcmul(_one(y), y, y, value=-1.0)) @ weight
+    y = activations[0]
+    return delta * torch.addcmul(_one(y), y, y, value=-1.0)
 
 
 def network_laplacian(
-    layers: Layers,
-    a: Float[Tensor, "paths width"],
-    tangents: Float[Tensor, "paths directions width"],
-    second: Float[Tensor, "paths width"],
-    extra: int = 0,
-) -> tuple[Float[Tensor, paths], Float[Tensor, "paths directions"], Float[Tensor, paths]]:
-    """Value, directional derivatives, and sum over directions of second derivatives.
+    layers: Layers, streams: Float[Tensor, "paths streams width"], extra: int = 0
+) -> tuple[Float[Tensor, "paths streams"], list[Float[Tensor, "paths width"]]]:
+    """All streams at the output, and every layer's activations.
 
-    ``tangents`` and ``second`` belong to the first pre-activation ``a``. The first ``extra``
-    directions get a derivative but stay out of the sum (time does not belong to the Laplacian).
+    Streams of the first pre-activation: the value, the summed second derivative, ``extra``
+    tangents that stay out of the sum (time does not belong to the Laplacian), and the tangents
+    that are summed over. Outside autograd the streams are overwritten.
     """
-    paths, directions, _ = tangents.shape
-    streams = torch.cat((a[:, None], second[:, None], tangents), dim=1)
+    activations = []
     for weight, bias in layers[1:]:
         y = tanh(streams[:, 0])
-        slope = 1.0 - y * y
+        activations.append(y)
+        slope = torch.addcmul(_one(y), y, y, value=-1.0)
         squares = streams[:, 2 + extra :].square().sum(1)
-        second = slope * (streams[:, 1] - 2.0 * y * squares)
+        second = slope * torch.addcmul(streams[:, 1], y, squares, value=-2.0)
         if torch.is_grad_enabled():
             streams = torch.cat((y[:, None], second[:, None], streams[:, 2:] * slope[:, None]), dim=1)
         else:
             streams[:, 0], streams[:, 1] = y, second
             streams[:, 2:] *= slope[:, None]
-        streams = (streams.reshape(paths * (directions + 2), -1) @ weight.T).reshape(paths, directions + 2, -1)
+        streams = (streams.flatten(0, 1) @ weight.T).unflatten(0, streams.shape[:2])
         streams[:, 0] += bias
-    streams = streams.squeeze(-1)
-    return streams[:, 0], streams[:, 2:], streams[:, 1]
+    return streams.squeeze(-1), activations
+
+
+def _one(like: Tensor) -> Tensor:
+    return like.new_ones(())

@@ -106,7 +106,8 @@ class _Walk:
             h = gap / steps
             for k in range(steps):
                 x = problem.law.move(x + problem.law.sigma * h[:, None] * f_z, h, h.sqrt()[:, None] * noise[i][k])
-                s = s + h
+                # Rounding must not carry a path past T.
+                s = (s + h).clamp_max(problem.horizon)
                 last = k == steps - 1
                 if last and i == self.count:
                     return total + torch.exp(log_d + h * f_y) * problem.terminal(x)

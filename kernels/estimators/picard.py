@@ -76,7 +76,8 @@ class Picard:
         left = problem.horizon - t
         elapsed = rho * left
         increment = elapsed.sqrt()[:, None] * stream.normal(*x.shape)
-        r, x_r = t + elapsed, problem.law.move(x, elapsed, increment)
+        # Rounding must not carry a path past T.
+        r, x_r = (t + elapsed).clamp_max(problem.horizon), problem.law.move(x, elapsed, increment)
         at = problem.at(r, x_r, stream, with_source=level == 0)
         if level == 0:
             f = at.source
