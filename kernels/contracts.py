@@ -15,30 +15,37 @@ from kernels.streams import Stream
 
 Paths = Float[Tensor, "paths"]
 Vectors = Float[Tensor, "paths dim"]
+Probes = Float[Tensor, "paths probes dim"]
+Times = Float[Tensor, "points"]
+Positions = Float[Tensor, "points dim"]
 
 NORMAL_FLOP = 512
 """Arithmetic one normal variate is booked at. One CPU core draws some 10^8 normals or multiplies
 some 5 x 10^10 floats a second, so that equal booked FLOP means about equal time."""
 
 
+@runtime_checkable
 class Driver(Protocol):
     """f(t, x, y, z) with z = sigma^T grad u, row by row."""
 
-    def __call__(self, t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor: ...
+    def __call__(self, t: Paths, x: Vectors, y: Paths, z: Vectors, /) -> Paths: ...
 
 
+@runtime_checkable
 class Terminal(Protocol):
     """g(x), row by row."""
 
-    def __call__(self, x: Tensor, /) -> Tensor: ...
+    def __call__(self, x: Vectors, /) -> Paths: ...
 
 
+@runtime_checkable
 class PointSampler(Protocol):
     """n evaluation points (t, x) from the problem's own law."""
 
     def __call__(self, n: int, stream: Stream, /) -> tuple[Tensor, Tensor]: ...
 
 
+@runtime_checkable
 class TerminalJet(Protocol):
     """(g, grad g, Laplacian of g) in closed form."""
 
@@ -59,6 +66,7 @@ class Solution:
     gradient: PointwiseField | None = None
 
 
+@runtime_checkable
 class PointwiseField(Protocol):
     """A function of (t, x), row by row."""
 
@@ -123,6 +131,7 @@ class Cost:
     terminal: float
 
 
+@runtime_checkable
 class LocalDriver(Protocol):
     """The driver at a batch of (t, x), where several (y, z) are to be tried."""
 
@@ -140,6 +149,7 @@ class LocalDriver(Protocol):
         ...
 
 
+@runtime_checkable
 class LocalDriverFactory(Protocol):
     """(t, x, stream, with_source) -> the driver there; the stream serves stochastic Laplacians."""
 
@@ -238,11 +248,11 @@ class Surrogate(Protocol):
     meets_terminal: bool
     """Whether the surrogate equals g at T exactly, by construction."""
 
-    def value_and_gradient(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(self, t: Paths, x: Vectors) -> tuple[Paths, Vectors]:
         """u and grad u (not sigma^T grad u)."""
         ...
 
-    def jet(self, t: Tensor, x: Tensor, probes: Tensor | None) -> Jet:
+    def jet(self, t: Paths, x: Vectors, probes: Probes | None) -> Jet:
         """All derivatives; the Laplacian exact, or sampled along ``probes`` (paths probes dim)."""
         ...
 
@@ -271,7 +281,7 @@ class Estimator(Protocol):
         """The causes of bias that its draws sample."""
         ...
 
-    def sample(self, problem: SemilinearPDE, t: Tensor, x: Tensor, draws: int, stream: Stream) -> Samples:
+    def sample(self, problem: SemilinearPDE, t: Times, x: Positions, draws: int, stream: Stream) -> Samples:
         """``draws`` draws at each of the points (t, x)."""
         ...
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kernels.contracts import Cost, Jet, Linearisable, LocalDriver, SemilinearPDE, Surrogate
+from kernels.contracts import Cost, Jet, Linearisable, LocalDriver, Paths, Probes, SemilinearPDE, Surrogate, Vectors
 from kernels.streams import Stream
 
 
-def linear_part(problem: SemilinearPDE, jet: Jet) -> Tensor:
+def linear_part(problem: SemilinearPDE, jet: Jet) -> Paths:
     """u_t + mu.grad u + (sigma^2/2) Laplacian u, (paths,): the residual without the driver."""
     law = problem.law
     return jet.dt + law.mu * jet.gradient.sum(-1) + 0.5 * law.sigma**2 * jet.laplacian
 
 
-def residual(problem: SemilinearPDE, surrogate: Surrogate, t: Tensor, x: Tensor, probes: Tensor | None = None) -> Tensor:
+def residual(problem: SemilinearPDE, surrogate: Surrogate, t: Paths, x: Vectors, probes: Probes | None = None) -> Paths:
     """r = u_t + mu.grad u + (sigma^2/2) Laplacian u + f(t, x, u, sigma grad u) of the surrogate.
 
     Shapes: t (paths,), x (paths, dim), probes (paths, probes, dim) or None for the exact

@@ -25,7 +25,7 @@ def tanh(a: Tensor) -> Tensor:
     return torch.sigmoid(2.0 * a).mul(2.0).sub_(1.0)
 
 
-def network_value(layers: Layers, a: Float[Tensor, "paths width"]) -> Float[Tensor, paths]:
+def network_value(layers: Layers, a: Float[Tensor, "paths width"]) -> Float[Tensor, "paths"]:
     """Output of the network whose first pre-activation is ``a``."""
     for weight, bias in layers[1:]:
         a = torch.addmm(bias, tanh(a), weight.T)

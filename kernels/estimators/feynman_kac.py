@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from kernels.contracts import NORMAL_FLOP, Samples, SemilinearPDE
+from kernels.contracts import NORMAL_FLOP, Positions, Samples, SemilinearPDE, Times
 from kernels.streams import Stream
 
 
@@ -17,7 +16,7 @@ class FeynmanKac:
 
     biases: tuple[str, ...] = ()
 
-    def sample(self, problem: SemilinearPDE, t: Tensor, x: Tensor, draws: int, stream: Stream) -> Samples:
+    def sample(self, problem: SemilinearPDE, t: Times, x: Positions, draws: int, stream: Stream) -> Samples:
         start = x.repeat_interleave(draws, 0)
         left = (problem.horizon - t).repeat_interleave(draws)
         end = problem.law.move(start, left, left.sqrt()[:, None] * stream.normal(*start.shape))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.contracts import NORMAL_FLOP, LocalDriver, Samples, SemilinearPDE
+from kernels.contracts import NORMAL_FLOP, LocalDriver, Paths, Positions, Samples, SemilinearPDE, Times, Vectors
 from kernels.streams import Stream
 
 BIAS_SHARE = 8
@@ -37,7 +37,7 @@ class Linearised:
     biases: tuple[str, ...] = ("time step", "remainder")
 
     @torch.no_grad()
-    def sample(self, problem: SemilinearPDE, t: Tensor, x: Tensor, draws: int, stream: Stream) -> Samples:
+    def sample(self, problem: SemilinearPDE, t: Times, x: Positions, draws: int, stream: Stream) -> Samples:
         share = max(1, draws // BIAS_SHARE)
         plain = _Walk(problem, t, x, draws - share, self.times, stream)
         value = plain.run(self.steps, plain.noise(self.steps), stream)
@@ -97,7 +97,7 @@ class _Walk:
         """Standard normals of every step: one (steps, paths, dim) a residual time."""
         return [self.stream.normal(steps, *self.x.shape) for _ in self.gaps]
 
-    def run(self, steps: int, noise: list[Tensor], stream: Stream, remainder_at: int | None = None) -> Tensor:
+    def run(self, steps: int, noise: list[Tensor], stream: Stream, remainder_at: int | None = None) -> Paths:
         """One draw a path of the linearised solution, (paths,)."""
         problem = self.problem
         s, x, log_d, total = self.t, self.x, torch.zeros_like(self.t), torch.zeros_like(self.t)
@@ -120,7 +120,7 @@ class _Walk:
                 self.remainder = self.count * weight * self._remainder(at, s, x, f_y, f_z, stream)
         return total
 
-    def _remainder(self, at: LocalDriver, s: Tensor, x: Tensor, f_y: Tensor, f_z: Tensor, stream: Stream) -> Tensor:
+    def _remainder(self, at: LocalDriver, s: Paths, x: Vectors, f_y: Paths, f_z: Vectors, stream: Stream) -> Paths:
         def excess(y: Tensor, z: Tensor) -> Tensor:
             return at.increment(y, z) - f_y * y - (f_z * z).sum(-1)
 
@@ -128,7 +128,7 @@ class _Walk:
         y_b, z_b = self._inner(s, x, f_y, f_z, stream)
         return 0.25 * (excess(y_a + y_b, z_a + z_b) - excess(y_a - y_b, z_a - z_b))
 
-    def _inner(self, s: Tensor, x: Tensor, f_y: Tensor, f_z: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+    def _inner(self, s: Paths, x: Vectors, f_y: Paths, f_z: Vectors, stream: Stream) -> tuple[Paths, Vectors]:
         """One draw of (v, sigma grad v) at (s, x): one random time, frozen drift, Bismut-Elworthy-Li weight."""
         problem = self.problem
         left = problem.horizon - s

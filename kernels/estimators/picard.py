@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.contracts import NORMAL_FLOP, Samples, SemilinearPDE
+from kernels.contracts import NORMAL_FLOP, Paths, Positions, Samples, SemilinearPDE, Times, Vectors
 from kernels.streams import Stream
 
 ALPHA = 0.5
@@ -36,7 +36,7 @@ class Picard:
     biases: tuple[str, ...] = ("truncation",)
 
     @torch.no_grad()
-    def sample(self, problem: SemilinearPDE, t: Tensor, x: Tensor, draws: int, stream: Stream) -> Samples:
+    def sample(self, problem: SemilinearPDE, t: Times, x: Positions, draws: int, stream: Stream) -> Samples:
         rows = t.repeat_interleave(draws), x.repeat_interleave(draws, 0)
         value, _ = self._iterate(problem, self.levels, *rows, stream, with_z=False)
         share = max(1, draws // BIAS_SHARE)
@@ -45,8 +45,8 @@ class Picard:
         return Samples(value.reshape(-1, draws), {"truncation": -next_level.reshape(-1, share)})
 
     def _iterate(
-        self, problem: SemilinearPDE, n: int, t: Tensor, x: Tensor, stream: Stream, *, with_z: bool
-    ) -> tuple[Tensor, Tensor]:
+        self, problem: SemilinearPDE, n: int, t: Paths, x: Vectors, stream: Stream, *, with_z: bool
+    ) -> tuple[Paths, Vectors]:
         """One realisation of U_n and its z at every row (t, x): (paths,), (paths, dim)."""
         if n == 0:
             return torch.zeros_like(t), torch.zeros_like(x)
@@ -69,8 +69,8 @@ class Picard:
         return y, z
 
     def _level(
-        self, problem: SemilinearPDE, level: int, t: Tensor, x: Tensor, stream: Stream, *, with_z: bool
-    ) -> tuple[Tensor, Tensor]:
+        self, problem: SemilinearPDE, level: int, t: Paths, x: Vectors, stream: Stream, *, with_z: bool
+    ) -> tuple[Paths, Vectors]:
         """One sample of (T-t) w [f(U_level) - 1_{level>0} f(U_{level-1})](R, X_R) (1, I_R) a row."""
         rho = stream.uniform(t.shape[0]) ** (1.0 / ALPHA)
         left = problem.horizon - t
@@ -110,7 +110,7 @@ class Picard:
         return max(draws * self.samples**self.levels, max(1, draws // BIAS_SHARE) * self.samples**self.levels)
 
 
-def _weighted(value: Tensor, increment: Tensor, elapsed: Tensor) -> Tensor:
+def _weighted(value: Paths, increment: Vectors, elapsed: Paths) -> Vectors:
     """value I = value (W_s - W_t)/(s - t), (paths, dim); 0 where no time has passed."""
     return value[:, None] * increment / elapsed.clamp_min(torch.finfo(elapsed.dtype).tiny)[:, None]
 

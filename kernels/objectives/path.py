@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from kernels.contracts import NORMAL_FLOP, SemilinearPDE, Surrogate
@@ -41,7 +42,12 @@ class PathLoss(nn.Module):
             increments.append(dw)
         return torch.stack(times, 1), torch.stack(positions, 1), torch.stack(increments, 1)
 
-    def forward(self, times: Tensor, positions: Tensor, increments: Tensor) -> Tensor:
+    def forward(
+        self,
+        times: Float[Tensor, "paths nodes"],
+        positions: Float[Tensor, "paths nodes dim"],
+        increments: Float[Tensor, "paths steps dim"],
+    ) -> Float[Tensor, ""]:
         problem = self.problem
         paths, steps, dim = increments.shape
         t, x = times[:, :-1].reshape(-1), positions[:, :-1].reshape(-1, dim)

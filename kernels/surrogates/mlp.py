@@ -7,9 +7,10 @@ import math
 from dataclasses import fields
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from kernels.contracts import Jet, SemilinearPDE
+from kernels.contracts import Jet, Paths, Probes, SemilinearPDE, Vectors
 from kernels.jets import network_gradient, network_laplacian, network_value, reverse_sweep
 from kernels.streams import Purpose, Stream
 
@@ -62,13 +63,13 @@ class MLP(nn.Module):
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         return list(zip(self.weights, self.biases, strict=True))
 
-    def clock(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def clock(self, t: Paths) -> tuple[Paths, Paths]:
         """h(t) and h'(t), both (paths,)."""
         layer, horizon = self.problem.layer, self.problem.horizon
         inner = 1.0 + layer * (horizon - t) / horizon
         return torch.log(inner) / math.log1p(layer), -layer / (horizon * math.log1p(layer) * inner)
 
-    def first(self, h: Tensor, x: Tensor, g: Tensor) -> Tensor:
+    def first(self, h: Paths, x: Vectors, g: Paths) -> Float[Tensor, "paths width"]:
         """First pre-activation, (paths, width)."""
         features = torch.cat(
             (
@@ -80,7 +81,7 @@ class MLP(nn.Module):
         )
         return torch.addmm(self.biases[0], features, self.weights[0].T)
 
-    def terminal_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def terminal_gradient(self, x: Vectors) -> tuple[Paths, Vectors]:
         if self.problem.terminal_jet is not None:
             g, gradient, _ = self.problem.terminal_jet(x)
             return g, gradient
@@ -90,18 +91,18 @@ class MLP(nn.Module):
             (gradient,) = torch.autograd.grad(g.sum(), leaf)
         return g.detach(), gradient
 
-    def terminal_laplacian(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def terminal_laplacian(self, x: Vectors) -> tuple[Paths, Vectors, Paths]:
         if self.problem.terminal_jet is not None:
             return self.problem.terminal_jet(x)
         g, gradient = self.terminal_gradient(x)
         return g, gradient, laplacian_by_autodiff(self.problem, x)
 
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+    def forward(self, t: Paths, x: Vectors) -> Paths:
         g = self.problem.terminal(x)
         h, _ = self.clock(t)
         return g + self.terminal_spread * h * network_value(self.layers, self.first(h, x, g))
 
-    def value_and_gradient(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(self, t: Paths, x: Vectors) -> tuple[Paths, Vectors]:
         g, grad_g = self.terminal_gradient(x)
         h, _ = self.clock(t)
         n, delta = network_gradient(self.layers, self.first(h, x, g))
@@ -110,7 +111,7 @@ class MLP(nn.Module):
         grad_n = inputs[:, 1:-1] / self.spread + inputs[:, -1:] / self.terminal_spread * grad_g
         return g + scale[:, 0] * n, grad_g + scale * grad_n
 
-    def jet(self, t: Tensor, x: Tensor, probes: Tensor | None) -> Jet:
+    def jet(self, t: Paths, x: Vectors, probes: Probes | None) -> Jet:
         rows = max(1, STREAM_ROWS // (self.problem.dim + 3 if probes is None else probes.shape[1] + 2))
         if t.shape[0] <= rows:
             return self._jet(t, x, probes)
@@ -120,7 +121,7 @@ class MLP(nn.Module):
         ]
         return Jet(*(torch.cat([getattr(part, name.name) for part in parts]) for name in fields(Jet)))
 
-    def _jet(self, t: Tensor, x: Tensor, probes: Tensor | None) -> Jet:
+    def _jet(self, t: Paths, x: Vectors, probes: Probes | None) -> Jet:
         g, grad_g, lap_g = self.terminal_laplacian(x)
         h, h_t = self.clock(t)
         first, layers = self.first(h, x, g), self.layers
@@ -156,7 +157,7 @@ class MLP(nn.Module):
         return first_order, (probes + 2) * entry + (probes + 3) * inner
 
 
-def laplacian_by_autodiff(problem: SemilinearPDE, x: Tensor) -> Tensor:
+def laplacian_by_autodiff(problem: SemilinearPDE, x: Vectors) -> Paths:
     """Exact Laplacian of g, (paths,), one forward-over-reverse product a coordinate."""
 
     def total(point: Tensor) -> Tensor:

@@ -1,14 +1,6 @@
 """The benchmark runs, and training and correction keep a fair share of the matrix-product rate."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
-spec = importlib.util.spec_from_file_location("rates", Path(__file__).with_name("rates.py"))
-assert spec is not None and spec.loader is not None
-rates = importlib.util.module_from_spec(spec)
-sys.modules["rates"] = rates
-spec.loader.exec_module(rates)
+import rates
 
 
 def test_training_and_correction_reach_a_fifth_of_the_matrix_product_rate_even_on_a_loaded_machine() -> None:
