@@ -135,7 +135,6 @@ class Cost:
 class LocalDriver(Protocol):
     """The driver at a batch of (t, x), where several (y, z) are to be tried."""
 
-    @property
     def source(self) -> Paths:
         """f(t, x, 0, 0); for a defect the surrogate's residual. Only where it was asked for."""
         ...
@@ -212,7 +211,6 @@ class Linearisable:
         self._base = driver(t, x, y, z)
         self._source = None if linear is None else self._base + linear
 
-    @property
     def source(self) -> Paths:
         if self._source is None:
             raise ValueError("the source was not computed here: ask for it with with_source=True")

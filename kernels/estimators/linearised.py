@@ -115,7 +115,7 @@ class _Walk:
                 old, (f_y, f_z) = f_y, at.slopes()
                 log_d = log_d + 0.5 * h * (old + f_y)
             weight = torch.exp(log_d) / (self.count * self.densities[i])
-            total = total + weight * at.source
+            total = total + weight * at.source()
             if remainder_at == i:
                 self.remainder = self.count * weight * self._remainder(at, s, x, f_y, f_z, stream)
         return total
@@ -137,7 +137,7 @@ class _Walk:
         increment = elapsed.sqrt()[:, None] * stream.normal(*x.shape)
         drift = problem.law.sigma * f_z
         x_r = problem.law.move(x + drift * elapsed[:, None], elapsed, increment)
-        source = problem.at(s + elapsed, x_r, stream, with_source=True).source
+        source = problem.at(s + elapsed, x_r, stream, with_source=True).source()
         y = 2.0 * left * rho.sqrt() * torch.exp(f_y * elapsed) * source
         z = y[:, None] * increment / elapsed.clamp_min(torch.finfo(s.dtype).tiny)[:, None]
         if not self._has_terminal():

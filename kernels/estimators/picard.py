@@ -80,7 +80,7 @@ class Picard:
         r, x_r = (t + elapsed).clamp_max(problem.horizon), problem.law.move(x, elapsed, increment)
         at = problem.at(r, x_r, stream, with_source=level == 0)
         if level == 0:
-            f = at.source
+            f = at.source()
         else:
             f = at.increment(*self._iterate(problem, level, r, x_r, stream, with_z=True))
             if level > 1:
