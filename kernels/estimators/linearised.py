@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.contracts import NORMAL_FLOP, LocalDriver, Paths, Positions, Samples, SemilinearPDE, Times, Vectors
+from kernels.contracts import NORMAL_FLOP, Paths, Positions, Samples, SemilinearPDE, Times, Vectors
 from kernels.streams import Stream
 
 BIAS_SHARE = 8
@@ -44,14 +44,13 @@ class Linearised:
         walk = _Walk(problem, t, x, share, self.times, stream)
         fine_noise = walk.noise(2 * self.steps)
         coarse_noise = [(pair[0::2] + pair[1::2]) / math.sqrt(2.0) for pair in fine_noise]
-        keep = stream.integer(self.times)
         coarse = walk.run(self.steps, coarse_noise, stream.clone())
-        fine = walk.run(2 * self.steps, fine_noise, stream, remainder_at=keep)
+        fine = walk.run(2 * self.steps, fine_noise, stream, pick=walk.strata())
         shape = t.shape[0], -1
         return Samples(
             torch.cat((value.reshape(shape), coarse.reshape(shape)), dim=1),
             # Weak order one: halving the step removes half of its bias.
-            {"time step": (2.0 * (coarse - fine)).reshape(shape), "remainder": -walk.remainder.reshape(shape)},
+            {"time step": (2.0 * (coarse - fine)).reshape(shape), "remainder": -walk.remainder(stream).reshape(shape)},
         )
 
     def flop(self, problem: SemilinearPDE, draws: int) -> float:
@@ -64,8 +63,8 @@ class Linearised:
             interior = (self.times + ends) * (steps - 1) * cost.driver + self.times * cost.source
             return interior + (self.times + ends) * steps * normals + cost.terminal
 
-        inner = cost.driver + 2.0 * (cost.source + normals + ends * normals + cost.terminal) + 2.0 * cost.driver
-        return cost.driver + draws * walk(self.steps) + share * (walk(2 * self.steps) + inner)
+        inner = cost.driver + 2.0 * (cost.source + normals + ends * normals + 2.0 * cost.terminal)
+        return 2.0 * cost.driver + draws * walk(self.steps) + share * (walk(2 * self.steps) + inner)
 
     def rows(self, draws: int) -> int:
         return draws
@@ -88,7 +87,7 @@ class _Walk:
             elapsed = torch.cat((elapsed, left[None]))
         # Rounding may turn two neighbouring times round by an ulp; a step is never negative.
         self.gaps = elapsed.diff(dim=0, prepend=torch.zeros_like(left)[None]).clamp_min(0.0)
-        self.remainder = torch.zeros_like(self.t)
+        self.picked: tuple[Tensor, ...] = ()
 
     def _has_terminal(self) -> bool:
         return self.problem.costs().terminal > 0.0
@@ -97,7 +96,7 @@ class _Walk:
         """Standard normals of every step: one (steps, paths, dim) a residual time."""
         return [self.stream.normal(steps, *self.x.shape) for _ in self.gaps]
 
-    def run(self, steps: int, noise: list[Tensor], stream: Stream, remainder_at: int | None = None) -> Paths:
+    def run(self, steps: int, noise: list[Tensor], stream: Stream, pick: Tensor | None = None) -> Paths:
         """One draw a path of the linearised solution, (paths,)."""
         problem = self.problem
         s, x, log_d, total = self.t, self.x, torch.zeros_like(self.t), torch.zeros_like(self.t)
@@ -116,17 +115,32 @@ class _Walk:
                 log_d = log_d + 0.5 * h * (old + f_y)
             weight = torch.exp(log_d) / (self.count * self.densities[i])
             total = total + weight * at.source()
-            if remainder_at == i:
-                self.remainder = self.count * weight * self._remainder(at, s, x, f_y, f_z, stream)
+            if pick is not None:
+                here = s, x, self.count * weight
+                chosen = pick == i
+                kept = self.picked or here
+                self.picked = tuple(
+                    torch.where(chosen if new.ndim == 1 else chosen[:, None], new, old)
+                    for new, old in zip(here, kept, strict=True)
+                )
         return total
 
-    def _remainder(self, at: LocalDriver, s: Paths, x: Vectors, f_y: Paths, f_z: Vectors, stream: Stream) -> Paths:
+    def strata(self) -> Tensor:
+        """A residual time for every path, by number: each path its own, or the draws of a chunk would be tied."""
+        return (self.count * (1.0 - self.stream.uniform(self.t.shape[0]))).long().clamp_max(self.count - 1)
+
+    def remainder(self, stream: Stream) -> Paths:
+        """One draw a path of E int D F(v, z) ds, at the residual times that the last run picked."""
+        s, x, weight = self.picked
+        at = self.problem.at(s, x, stream, with_source=False)
+        f_y, f_z = at.slopes()
+
         def excess(y: Tensor, z: Tensor) -> Tensor:
             return at.increment(y, z) - f_y * y - (f_z * z).sum(-1)
 
         y_a, z_a = self._inner(s, x, f_y, f_z, stream)
         y_b, z_b = self._inner(s, x, f_y, f_z, stream)
-        return 0.25 * (excess(y_a + y_b, z_a + z_b) - excess(y_a - y_b, z_a - z_b))
+        return 0.25 * weight * (excess(y_a + y_b, z_a + z_b) - excess(y_a - y_b, z_a - z_b))
 
     def _inner(self, s: Paths, x: Vectors, f_y: Paths, f_z: Vectors, stream: Stream) -> tuple[Paths, Vectors]:
         """One draw of (v, sigma grad v) at (s, x): one random time, frozen drift, Bismut-Elworthy-Li weight."""

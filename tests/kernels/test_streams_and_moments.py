@@ -94,7 +94,7 @@ def test_shrinking_leaves_noiseless_estimates_and_pools_pure_noise() -> None:
 
 
 def test_a_confidence_outside_its_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="1.5"):
+    with pytest.raises(ValueError, match=r"1\.5"):
         normal_quantile(1.5)
 
 

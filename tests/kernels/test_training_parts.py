@@ -59,7 +59,7 @@ def test_forty_steps_of_training_lower_the_loss(name: str, objective: object) ->
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_learning_rate_that_is_not_positive_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="learning_rate = 0.0"):
+    with pytest.raises(ValueError, match=r"learning_rate = 0\.0"):
         optimizer(name, [torch.nn.Parameter(torch.ones(2))], learning_rate=0.0)
 
 
