@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import yaml
+from torch import nn
 
 from pipeline import store
 from pipeline.correction import check_paths, scasml_method
@@ -30,6 +31,9 @@ OBJECT_STORE_BYTES = 100_000_000
 def preflight(job: Job, *, on_ray: bool = False) -> None:
     """Refuse before anything runs or is written what would fail later."""
     surrogate = job.surrogate()
+    job.objective(surrogate)
+    if isinstance(surrogate, nn.Module):
+        job.optimizer(surrogate.parameters())
     points = job.model.correction.points
     count = len(read_points(job.folder / points.file, job)[0]) if isinstance(points, PointsFile) else points
     check_resources(job, memory_needed(job), on_ray=on_ray)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import psutil
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from kernels.contracts import Estimator, SemilinearPDE, Surrogate
 from kernels.defect import defect
@@ -29,6 +29,9 @@ SAMPLE_BLOCK = 32
 """Training samples that share a random stream: a worker takes whole blocks of the global batch."""
 
 METHODS = ("surrogate", "linear", "mlp", "scasml")
+
+
+DEFAULTS = {"surrogate": "mlp", "objective": "path", "optimizer": "soap", "estimator": "linearised"}
 
 
 class Record(BaseModel):
@@ -46,23 +49,29 @@ class Choice(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _as_choice(value: Any, info: ValidationInfo) -> Any:
+    """A bare name is a choice without options; options without a name belong to the default."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and "name" not in value:
+        return {"name": DEFAULTS[str(info.field_name)], **value}
+    return value
+
+
 class ProblemChoice(Choice):
     dim: Annotated[int, Field(ge=1)]
     file: str | None = None
 
 
 class Training(Record):
-    objective: Choice = Choice(name="path")
-    optimizer: Choice = Choice(name="soap")
+    objective: Choice = Choice(name=DEFAULTS["objective"])
+    optimizer: Choice = Choice(name=DEFAULTS["optimizer"])
     steps: Annotated[int, Field(ge=1)] = 1500
     batch: Annotated[int, Field(ge=1)] = 256
     workers: Annotated[int, Field(ge=0)] = 1
     checkpoint_every: Annotated[float, Field(gt=0)] = 15.0
 
-    @field_validator("objective", "optimizer", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+    _named = field_validator("objective", "optimizer", mode="before")(_as_choice)
 
 
 class PointsFile(Record):
@@ -70,7 +79,7 @@ class PointsFile(Record):
 
 
 class Correction(Record):
-    estimator: Choice = Choice(name="linearised")
+    estimator: Choice = Choice(name=DEFAULTS["estimator"])
     laplacian: Literal["exact"] | Annotated[int, Field(ge=1)] = 8
     points: Annotated[int, Field(ge=1)] | PointsFile = 1000
     rtol: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -78,7 +87,7 @@ class Correction(Record):
     ranks: Annotated[int, Field(ge=1)] = 1
     oversubscribe: bool = False
 
-    _named = field_validator("estimator", mode="before")(Training._named.__func__)  # type: ignore[attr-defined]
+    _named = field_validator("estimator", mode="before")(_as_choice)
 
 
 class ReportOptions(Record):
@@ -95,12 +104,12 @@ class JobModel(Record):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0)] = 0
     problem: ProblemChoice
-    surrogate: Choice = Choice(name="mlp")
+    surrogate: Choice = Choice(name=DEFAULTS["surrogate"])
     training: Training = Training()
     correction: Correction = Correction()
     report: ReportOptions = ReportOptions()
 
-    _named = field_validator("surrogate", mode="before")(Training._named.__func__)  # type: ignore[attr-defined]
+    _named = field_validator("surrogate", mode="before")(_as_choice)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,80 @@
+"""What a job resolves to, and what its hashes see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.job import load_job, load_jobs, parse_override
+
+HASHED: list[dict[str, Any]] = [{"correction.estimator.times": 3}, {"correction.laplacian": "exact"}, {"correction.points": 41}]
+TRAINED: list[dict[str, Any]] = [
+    {"seed": 1},
+    {"problem.dim": 7},
+    {"problem.sigma": 0.5},
+    {"surrogate.width": 8},
+    {"training.steps": 41},
+]
+FREE: list[dict[str, Any]] = [
+    {"correction.ranks": 2},
+    {"correction.rtol": 1e-3},
+    {"correction.max_paths": 500_000},
+    {"correction.oversubscribe": True},
+    {"report.confidence": 0.9},
+    {"report.baselines": []},
+    {"name": "other"},
+    {"training.checkpoint_every": 1.0},
+]
+
+
+@pytest.mark.parametrize("change", TRAINED, ids=str)
+def test_what_determines_the_surrogate_changes_both_hashes(change: dict[str, Any], job_file: Path) -> None:
+    base, other = load_job(job_file), load_job(job_file, change)
+    assert base.training_hash != other.training_hash and base.correction_hash != other.correction_hash
+
+
+@pytest.mark.parametrize("change", HASHED, ids=str)
+def test_what_determines_the_correction_leaves_the_training_hash(change: dict[str, Any], job_file: Path) -> None:
+    base, other = load_job(job_file), load_job(job_file, change)
+    assert base.training_hash == other.training_hash and base.correction_hash != other.correction_hash
+
+
+@pytest.mark.parametrize("change", FREE, ids=str)
+def test_budgets_ranks_and_report_keys_are_not_hashed(change: dict[str, Any], job_file: Path) -> None:
+    assert load_job(job_file).correction_hash == load_job(job_file, change).correction_hash
+
+
+def test_a_users_file_is_hashed_by_its_content(job_file: Path) -> None:
+    from test_bad_input import PDE, write
+
+    file = job_file.parent / "pde.py"
+    write(job_file, {"problem": {"file": "pde.py", "name": "mine", "dim": 3}})
+    file.write_text(PDE.format(body="pass"))
+    before = load_job(job_file).training_hash
+    file.write_text(PDE.format(body="pass") + "\n# changed\n")
+    assert load_job(job_file).training_hash != before
+
+
+def test_defaults_are_filled_in_and_written_defaults_change_nothing(job_file: Path) -> None:
+    job = load_job(job_file)
+    assert job.resolved["training"]["objective"] == {"name": "path", "steps": 8}
+    assert job.resolved["problem"]["sigma"] == 0.25
+    assert load_job(job_file, {"problem.sigma": 0.25}).correction_hash == job.correction_hash
+
+
+def test_a_number_with_an_exponent_is_a_number_and_an_option_of_a_bare_name_can_be_set(job_file: Path) -> None:
+    assert parse_override("correction.rtol=1e-3") == ("correction.rtol", 1e-3)
+    job_file.write_text(job_file.read_text() + "report: {}\n")
+    job = load_job(
+        job_file, dict([parse_override("training.optimizer.name=adam"), parse_override("training.optimizer.learning_rate=1e-2")])
+    )
+    assert job.resolved["training"]["optimizer"] == {"name": "adam", "learning_rate": 0.01}
+
+
+def test_a_sweep_is_the_product_of_its_lists(job_file: Path) -> None:
+    job_file.write_text(job_file.read_text() + "sweep: {seed: [0, 1], training.steps: [10, 20, 30]}\n")
+    jobs = load_jobs(job_file)
+    assert [(j.model.seed, j.model.training.steps) for j in jobs] == [(s, n) for s in (0, 1) for n in (10, 20, 30)]
+    assert len({j.correction_hash for j in jobs}) == 6
