@@ -1,0 +1,350 @@
+"""Whole runs: outputs, reuse, ranks, kills, sweeps, a user's own problem and points."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import xarray
+import yaml
+from test_bad_input import PDE, write
+
+from pipeline import store
+from pipeline.job import RunFolder, load_job
+from pipeline.training import train_here
+
+from conftest import TINY, numbers  # isort: skip
+
+RANKS = {"correction.oversubscribe": True}
+
+
+def execute(*arguments: object, timeout: float = 200.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; its job file lies beside it. Read it, do not change it."""
+    place = tmp_path_factory.mktemp("finished")
+    (place / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    done = execute("run", place / "tiny.yaml", "--inline", "--out", place / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place
+
+
+def copy(finished: Path, tmp_path: Path, **keep: bool) -> tuple[Path, Path]:
+    """A copy of the finished run: its job file and folder."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy" / "tiny.yaml", tmp_path / "copy" / "run"
+
+
+def test_the_summary_has_the_fixed_keys_and_null_where_a_figure_does_not_apply(finished: Path) -> None:
+    summary = json.loads((finished / "run" / "report.json").read_text())
+    assert {"job", "hash", "problem", "dim", "points", "stages", "methods", "tolerance_met", "resumed"} <= set(summary)
+    assert set(summary["stages"]) == {"train", "correct", "report"} and set(summary["methods"]) == {
+        "surrogate",
+        "linear",
+        "mlp",
+        "scasml",
+    }
+    keys = {"rel_l2", "linf", "l1", "rel_se", "coverage", "bias_estimate", "seconds", "flop", "paths"}
+    for name, method in summary["methods"].items():
+        assert keys <= set(method), name
+        assert all(v is None or (not isinstance(v, float)) or math.isfinite(v) for v in method.values())
+    assert summary["methods"]["surrogate"]["rel_se"] is None and summary["methods"]["linear"]["bias_estimate"] is None
+    assert summary["tolerance_met"] is None and summary["resumed"] == 0
+    scasml, surrogate = summary["methods"]["scasml"], summary["methods"]["surrogate"]
+    assert scasml["rel_l2"] < 0.5 * surrogate["rel_l2"]
+    assert summary["methods"]["mlp"]["flop"] <= scasml["flop"] and summary["methods"]["linear"]["flop"] <= scasml["flop"]
+
+
+def test_the_report_opens_in_xarray_with_every_variable_named(finished: Path) -> None:
+    names = "u_surrogate u_linear u_linear_se u_mlp u_mlp_se u_scasml u_scasml_se u_scasml_bias ci_low ci_high u_reference u_reference_se paths t"
+    with xarray.open_dataset(finished / "run" / "report.h5", engine="h5netcdf") as data:
+        assert dict(data.sizes) == {"point": 40, "axis": 6}
+        assert data["x"].dims == ("point", "axis")
+        for name in names.split():
+            assert data[name].dims == ("point",)
+            assert data[name].attrs["long_name"] and data[name].attrs["units"]
+        assert (data.ci_low < data.u_scasml).all() and (data.u_scasml < data.ci_high).all()
+        for key in ("job", "correction_hash", "seed", "version", "versions", "commit", "device", "seconds"):
+            assert key in data.attrs
+
+
+def test_the_hdf5_tools_of_the_system_read_the_report(finished: Path) -> None:
+    if not shutil.which("h5ls"):
+        pytest.skip("h5ls is not installed")
+    for tool in (["h5ls"], ["h5dump", "-H"]):
+        shown = subprocess.run([*tool, str(finished / "run" / "report.h5")], capture_output=True, text=True, check=False)
+        assert shown.returncode == 0 and "u_scasml_se" in shown.stdout
+
+
+def test_the_page_holds_everything_itself(finished: Path) -> None:
+    page = (finished / "run" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"']?(?!data:)", page)
+
+
+def test_a_finished_run_is_left_as_it_is(finished: Path, scasml: Callable[..., Any]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (finished / "run").rglob("*.h5")}
+    done = scasml("run", finished / "tiny.yaml", "--inline", "--out", finished / "run")
+    assert done.status == 0 and "scasml" in done.out
+    assert {p: p.stat().st_mtime_ns for p in (finished / "run").rglob("*.h5")} == before
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_any_number_of_ranks_gives_the_same_bits(ranks: int, finished: Path, tmp_path: Path) -> None:
+    job, run = copy(finished, tmp_path)
+    shutil.rmtree(run / "chunks")
+    (run / "report.h5").unlink()
+    write(job, {"correction.ranks": ranks, **RANKS})
+    done = execute("run", job, "--inline", "--out", run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert numbers(run) == numbers(finished / "run")
+
+
+def test_a_tighter_tolerance_reuses_the_surrogate_and_every_chunk(
+    finished: Path, tmp_path: Path, scasml: Callable[..., Any]
+) -> None:
+    job, run = copy(finished, tmp_path)
+    shutil.rmtree(run / "chunks")
+    (run / "report.h5").unlink()
+    write(job, {"correction.rtol": 3e-2, "report.baselines": ["surrogate"]})
+    assert scasml("run", job, "--inline", "--out", run).status == 0
+    trained = (run / "surrogate.h5").stat().st_mtime_ns
+    first = json.loads((run / "report.json").read_text())
+    waves = {p: p.stat().st_mtime_ns for p in run.glob("chunks/scasml/*")}
+    write(job, {"correction.rtol": 1e-2})
+    done = scasml("run", job, "--inline", "--out", run)
+    assert done.status == 0
+    second = json.loads((run / "report.json").read_text())
+    assert second["methods"]["scasml"]["paths"] > first["methods"]["scasml"]["paths"]
+    assert (run / "surrogate.h5").stat().st_mtime_ns == trained
+    assert all(p.stat().st_mtime_ns == at for p, at in waves.items())
+    computed, reused = map(int, re.findall(r"scasml: (\d+) chunks computed, (\d+) reused", (run / "log.txt").read_text())[-1])
+    assert computed > 0 and reused > 0
+    # Stopping early leaves no trace: a fresh run at the tighter tolerance has the same bits.
+    (tmp_path / "fresh").mkdir()
+    shutil.copy(run / "surrogate.h5", tmp_path / "fresh")
+    assert scasml("run", job, "--inline", "--out", tmp_path / "fresh").status == 0
+    assert numbers(tmp_path / "fresh") == numbers(run)
+    with h5py.File(run / "report.h5") as file:
+        if second["tolerance_met"]:
+            assert (file["u_scasml_se"][()] <= 1e-2 * np.abs(file["u_scasml"][()])).all()
+
+
+def killed(job: Path, run: Path, stage: str, delay: float, number: int = signal.SIGKILL) -> int:
+    """Start a run, signal it ``delay`` seconds after the log first names the stage; its return code."""
+    command = [sys.executable, "-m", "pipeline", "run", str(job), "--inline", "--out", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    began = time.monotonic()
+    while process.poll() is None and not ((run / "log.txt").exists() and re.search(stage, (run / "log.txt").read_text())):
+        time.sleep(0.01)
+        assert time.monotonic() - began < 120
+    time.sleep(delay)
+    if process.poll() is None:
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
+    return process.wait(timeout=60)
+
+
+def slow(job: Path) -> None:
+    """Long enough to be killed in the middle of every stage."""
+    write(
+        job,
+        {
+            "training.steps": 400,
+            "training.checkpoint_every": 0.2,
+            "correction.laplacian": "exact",
+            "correction.max_paths": 1_600_000,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("undisturbed")
+    (place / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    slow(place / "tiny.yaml")
+    assert execute("run", place / "tiny.yaml", "--inline", "--out", place / "run").returncode == 0
+    return place
+
+
+def kill_and_resume(undisturbed: Path, place: Path, moments: list[tuple[str, float]]) -> None:
+    place.mkdir(parents=True)
+    job, run = place / "tiny.yaml", place / "run"
+    shutil.copy(undisturbed / "tiny.yaml", job)
+    for stage, delay in moments:
+        killed(job, run, stage, delay)
+    done = execute("run", job, "--inline", "--out", run)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert numbers(run) == numbers(undisturbed / "run")
+    text = (run / "log.txt").read_text()
+    if any(stage.startswith("training") for stage, _ in moments) and re.search("training resumes", text):
+        assert int(re.findall(r"training resumes at step (\d+)", text)[0]) > 0
+
+
+def test_runs_killed_in_training_and_in_correction_end_with_the_undisturbed_bits(undisturbed: Path, tmp_path: Path) -> None:
+    kill_and_resume(undisturbed, tmp_path / "a", [("training ", 0.3), (r"scasml \d", 0.0)])
+    text = (tmp_path / "a" / "run" / "log.txt").read_text()
+    counts = [tuple(map(int, pair)) for pair in re.findall(r"scasml: (\d+) chunks computed, (\d+) reused", text)]
+    assert counts and counts[-1][0] > 0 and counts[-1][1] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["run opened", "training ", r"scasml \d", r"(linear|mlp-\S+) \d"])
+def test_ten_kills_at_random_moments_of_each_stage_change_no_bit(stage: str, undisturbed: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        kill_and_resume(undisturbed, tmp_path / str(number), [(stage, rng.uniform(0.0, 1.0))])
+
+
+def test_sigterm_leaves_a_resumable_run_and_status_3(undisturbed: Path, tmp_path: Path) -> None:
+    job, run = tmp_path / "tiny.yaml", tmp_path / "run"
+    shutil.copy(undisturbed / "tiny.yaml", job)
+    assert killed(job, run, "training ", 0.2, signal.SIGTERM) == 3
+    assert execute("run", job, "--inline", "--out", run).returncode == 0
+    assert numbers(run) == numbers(undisturbed / "run")
+
+
+def test_a_missing_wave_is_refused_by_report_and_recomputed_by_run(
+    finished: Path, tmp_path: Path, scasml: Callable[..., Any]
+) -> None:
+    job, run = copy(finished, tmp_path)
+    sorted((run / "chunks" / "scasml").iterdir())[0].unlink()
+    done = scasml("report", job, "--out", run)
+    assert done.status == 2 and "missing" in done.err
+    (run / "report.h5").unlink()
+    assert scasml("run", job, "--inline", "--out", run).status == 0
+    assert numbers(run) == numbers(finished / "run")
+
+
+def test_a_folder_of_another_job_is_refused_with_both_named(finished: Path, tmp_path: Path, scasml: Callable[..., Any]) -> None:
+    job, run = copy(finished, tmp_path)
+    write(job, {"problem.dim": 8})
+    done = scasml("run", job, "--inline", "--out", run)
+    assert done.status == 2 and "problem.dim 6, here 8" in done.err and "--out" in done.err
+    assert yaml.safe_load((run / "job.yaml").read_text())["problem"]["dim"] == 6
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_checkpoint_is_refused(damage: str, finished: Path, tmp_path: Path, scasml: Callable[..., Any]) -> None:
+    job, run = copy(finished, tmp_path)
+    content = bytearray((run / "surrogate.h5").read_bytes())
+    content[3000] ^= 1
+    (run / "surrogate.h5").write_bytes({"truncate": bytes(content[:2000]), "flip": bytes(content), "empty": b""}[damage])
+    (run / "report.h5").unlink()
+    done = scasml("run", job, "--inline", "--out", run)
+    assert done.status == 2 and "surrogate.h5" in done.err and "run the job again" in done.err and "Traceback" not in done.err
+
+
+def test_correct_without_training_says_what_to_do(job_file: Path, scasml: Callable[..., Any]) -> None:
+    done = scasml("correct", job_file, "--out", job_file.parent / "out")
+    assert done.status == 2 and "scasml train" in done.err
+
+
+def test_the_stages_one_by_one_make_the_same_report(finished: Path, job_file: Path, scasml: Callable[..., Any]) -> None:
+    out = job_file.parent / "stages"
+    for stage in ("train", "correct", "report"):
+        assert scasml(stage, job_file, "--out", out).status == 0
+    assert numbers(out) == numbers(finished / "run")
+
+
+def test_a_failing_rank_ends_the_run_at_once_and_the_rest_is_kept(job_file: Path) -> None:
+    marker = job_file.parent / "fail"
+    body = f"import os, multiprocessing\n    if os.path.exists({str(marker)!r}) and 'PMI_RANK' in os.environ: os._exit(9)"
+    (job_file.parent / "pde.py").write_text(PDE.format(body=body))
+    write(job_file, {"problem": {"file": "pde.py", "name": "mine", "dim": 3}, "correction.ranks": 2, **RANKS})
+    marker.touch()
+    run = job_file.parent / "run"
+    failed = execute("run", job_file, "--inline", "--out", run)
+    assert failed.returncode == 1 and "log.txt" in failed.stderr and not (run / "report.h5").exists()
+    marker.unlink()
+    assert execute("run", job_file, "--inline", "--out", run).returncode == 0
+
+
+def test_a_singleton_launch_is_refused(finished: Path) -> None:
+    command = [sys.executable, "-m", "mpi4py", "-m", "pipeline.rank", str(finished / "run"), "--ranks", "2"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode != 0 and "2 ranks were asked for and 1 started" in found.stderr
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv", ".h5"])
+def test_a_users_own_points_are_evaluated(suffix: str, job_file: Path, scasml: Callable[..., Any]) -> None:
+    table = np.column_stack((np.linspace(0.0, 0.5, 20), np.random.default_rng(0).uniform(-0.5, 0.5, (20, 6))))
+    path = job_file.parent / f"p{suffix}"
+    if suffix == ".npy":
+        np.save(path, table)
+    elif suffix == ".csv":
+        np.savetxt(path, table, delimiter=",", header="t,x1,x2,x3,x4,x5,x6", comments="")
+    else:
+        with h5py.File(path, "w") as file:
+            file["t"], file["x"] = table[:, 0], table[:, 1:]
+    write(job_file, {"correction.points": {"file": path.name}})
+    out = job_file.parent / "out"
+    assert scasml("run", job_file, "--inline", "--out", out).status == 0
+    with h5py.File(out / "report.h5") as report:
+        np.testing.assert_allclose(report["x"][()], table[:, 1:], rtol=1e-6)
+        assert report["u_scasml_se"][()][-1] == 0.0
+        np.testing.assert_allclose(report["u_scasml"][()][-1], report["u_reference"][()][-1], rtol=1e-5)
+
+
+def parameters(folder: Path) -> torch.Tensor:
+    job = RunFolder(folder).load()
+    checkpoint = store.load_checkpoint(folder / "surrogate.h5", training_hash=job.training_hash, job=job.resolved)
+    return torch.cat([p.flatten() for p in checkpoint.parameters.values()])
+
+
+def test_two_workers_train_the_parameters_of_one(job_file: Path, tmp_path: Path) -> None:
+    found = []
+    for workers in (1, 2):
+        job = load_job(job_file, {"training.workers": workers, "training.steps": 100})
+        folder = RunFolder(tmp_path / str(workers))
+        folder.path.mkdir()
+        folder.job_file.write_text(yaml.safe_dump(job.resolved))
+        train_here(folder, job)
+        found.append(parameters(folder.path))
+    assert not found[0].equal(torch.zeros_like(found[0]))
+    assert ((found[0] - found[1]).norm() / found[0].norm()).item() < 1e-5
+
+
+def test_a_sweep_makes_one_table(job_file: Path, scasml: Callable[..., Any]) -> None:
+    job_file.write_text(job_file.read_text() + "sweep: {seed: [0, 1], correction.laplacian: [1, 2]}\n")
+    out = job_file.parent / "out"
+    done = scasml("run", job_file, "--inline", "--out", out)
+    assert done.status == 0, done.err
+    rows = json.loads((out / "tiny-sweep" / "table.json").read_text())
+    assert len(rows) == 4 and all("scasml" in row["methods"] for row in rows.values())
+    # Equal trainings are done once.
+    assert sum("surrogate taken from" in log.read_text() for log in out.glob("*/log.txt")) == 2
+    assert scasml("compare", *out.glob("tiny-[0-9a-f]*")).out.count("scasml") == 4
+
+
+def test_check_inspect_and_problems_inform_and_write_nothing(finished: Path, scasml: Callable[..., Any], tmp_path: Path) -> None:
+    before = sorted(finished.rglob("*"))
+    shown = scasml("check", finished / "tiny.yaml")
+    assert shown.status == 0 and "FLOP" in shown.out and "paths" in shown.out and "memory" in shown.out
+    for name in ("surrogate.h5", "report.h5", "points.h5"):
+        shown = scasml("inspect", finished / "run" / name)
+        assert shown.status == 0 and "format: scasml/" in shown.out
+    shown = scasml("problems")
+    assert shown.status == 0 and all(name in shown.out for name in ("lqg", "allen_cahn", "viscous_burgers"))
+    assert scasml("inspect", finished / "tiny.yaml").status == 2
+    assert sorted(finished.rglob("*")) == before
