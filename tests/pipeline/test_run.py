@@ -97,7 +97,7 @@ def test_the_hdf5_tools_of_the_system_read_the_report(finished: Path) -> None:
 def test_the_page_holds_everything_itself(finished: Path) -> None:
     page = (finished / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4
-    assert not re.findall(r"(?:src|href)\s*=\s*[\"']?(?!data:)", page)
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"']?(?![\"']?data:)", page)
 
 
 def test_a_finished_run_is_left_as_it_is(finished: Path, scasml: Callable[..., Any]) -> None:
@@ -129,7 +129,7 @@ def test_a_tighter_tolerance_reuses_the_surrogate_and_every_chunk(
     trained = (run / "surrogate.h5").stat().st_mtime_ns
     first = json.loads((run / "report.json").read_text())
     waves = {p: p.stat().st_mtime_ns for p in run.glob("chunks/scasml/*")}
-    write(job, {"correction.rtol": 1e-2})
+    write(job, {"correction.rtol": 1e-5})
     done = scasml("run", job, "--inline", "--out", run)
     assert done.status == 0
     second = json.loads((run / "report.json").read_text())
@@ -143,9 +143,7 @@ def test_a_tighter_tolerance_reuses_the_surrogate_and_every_chunk(
     shutil.copy(run / "surrogate.h5", tmp_path / "fresh")
     assert scasml("run", job, "--inline", "--out", tmp_path / "fresh").status == 0
     assert numbers(tmp_path / "fresh") == numbers(run)
-    with h5py.File(run / "report.h5") as file:
-        if second["tolerance_met"]:
-            assert (file["u_scasml_se"][()] <= 1e-2 * np.abs(file["u_scasml"][()])).all()
+    assert first["tolerance_met"] is True and second["tolerance_met"] is False
 
 
 def killed(job: Path, run: Path, stage: str, delay: float, number: int = signal.SIGKILL) -> int:
