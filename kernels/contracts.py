@@ -24,6 +24,12 @@ NORMAL_FLOP = 512
 some 5 x 10^10 floats a second, so that equal booked FLOP means about equal time."""
 
 
+def require_dim(dim: int) -> None:
+    """Refuse a space without dimension, before anything divides by it."""
+    if dim < 1:
+        raise ValueError(f"dim = {dim}: a problem needs at least one space dimension")
+
+
 @runtime_checkable
 class Driver(Protocol):
     """f(t, x, y, z) with z = sigma^T grad u, row by row."""
@@ -180,8 +186,7 @@ class SemilinearPDE:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ValueError(f"dim = {self.dim}: a problem needs at least one space dimension")
+        require_dim(self.dim)
         if not (math.isfinite(self.horizon) and self.horizon > 0.0):
             raise ValueError(f"horizon = {self.horizon}: a problem needs a finite time T > 0")
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, uniform_box
+from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_box
 
 
 def linear_convection_diffusion(dim: int) -> SemilinearPDE:
@@ -16,6 +16,7 @@ def linear_convection_diffusion(dim: int) -> SemilinearPDE:
     Fan, Sun, Yang, Lu (arXiv 2504.16172), evaluated on [-1/2, 1/2]^d. In (mu, sigma, f):
     -1/d, sqrt 2, 0.
     """
+    require_dim(dim)
     horizon = 0.5
 
     def terminal(x: Tensor, /) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, uniform_ball
+from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_ball
 from kernels.streams import Purpose, Stream
 
 
@@ -24,6 +24,7 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
     :param isotropic: A = I instead of seeded coefficients
     :param coefficient_seed: seed of the coefficients c
     """
+    require_dim(dim)
     if not (math.isfinite(strength) and strength > 0.0):
         raise ValueError(f"strength = {strength}: the Hopf-Cole transform needs a finite strength > 0")
     if dim < 2 and not isotropic:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, uniform_box
+from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_box
 
 
 def viscous_burgers(dim: int, *, sigma: float = 0.25) -> SemilinearPDE:
@@ -16,6 +16,7 @@ def viscous_burgers(dim: int, *, sigma: float = 0.25) -> SemilinearPDE:
 
     :param sigma: diffusion coefficient, > 0
     """
+    require_dim(dim)
     if sigma <= 0.0:
         raise ValueError(f"sigma = {sigma}: the diffusion coefficient must be > 0")
     horizon = 0.5

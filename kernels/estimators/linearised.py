@@ -64,7 +64,9 @@ class Linearised:
             return interior + (self.times + ends) * steps * normals + cost.terminal
 
         inner = cost.driver + 2.0 * (cost.source + normals + ends * normals + 2.0 * cost.terminal)
-        return 2.0 * cost.driver + draws * walk(self.steps) + share * (walk(2 * self.steps) + inner)
+        # A coarse walk takes its increments from the fine one.
+        shared = (self.times + ends) * self.steps * normals
+        return 2.0 * cost.driver + draws * walk(self.steps) + share * (walk(2 * self.steps) + inner - shared)
 
     def rows(self, draws: int) -> int:
         return draws
@@ -151,7 +153,7 @@ class _Walk:
         increment = elapsed.sqrt()[:, None] * stream.normal(*x.shape)
         drift = problem.law.sigma * f_z
         x_r = problem.law.move(x + drift * elapsed[:, None], elapsed, increment)
-        source = problem.at(s + elapsed, x_r, stream, with_source=True).source()
+        source = problem.at((s + elapsed).clamp_max(problem.horizon), x_r, stream, with_source=True).source()
         y = 2.0 * left * rho.sqrt() * torch.exp(f_y * elapsed) * source
         z = y[:, None] * increment / elapsed.clamp_min(torch.finfo(s.dtype).tiny)[:, None]
         if not self._has_terminal():

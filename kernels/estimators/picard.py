@@ -98,7 +98,7 @@ class Picard:
         if n == 0:
             return 0.0
         cost = problem.costs()
-        total = self.samples**n * (NORMAL_FLOP * problem.dim + cost.terminal)
+        total = cost.terminal + self.samples**n * (NORMAL_FLOP * problem.dim + cost.terminal)
         return total + sum(self.samples ** (n - level) * self._level_flop(problem, level) for level in range(n))
 
     def _level_flop(self, problem: SemilinearPDE, level: int) -> float:
