@@ -168,10 +168,10 @@ def slow(job: Path) -> None:
     write(
         job,
         {
-            "training.steps": 400,
+            "training.steps": 200,
             "training.checkpoint_every": 0.2,
             "correction.laplacian": "exact",
-            "correction.max_paths": 1_600_000,
+            "correction.max_paths": 500_000,
         },
     )
 
