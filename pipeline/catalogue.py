@@ -46,7 +46,7 @@ def user_factory(file: Path, name: str, where: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{where}.file = '{file}' {_raised(error, file)}") from error
     functions = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
     if name not in functions:
@@ -62,7 +62,7 @@ def build(make: Callable[..., Any], where: str, *args: Any, file: Path | None = 
         if file is None and isinstance(error, TypeError):
             raise
         raise InputError(f"{where}: {error}" if file is None else f"{where}: '{file.name}' {_raised(error, file)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if file is None:
             raise
         raise InputError(f"{where}: '{file.name}' {_raised(error, file)}") from error
@@ -74,7 +74,10 @@ def checked_options(make: Callable[..., Any], given: Mapping[str, Any], where: s
     for key in given:
         if key not in parameters:
             raise InputError(f"{where}.{key}: '{make.__name__}' has no such option.{nearest(key, parameters)}")
-    hints = typing.get_type_hints(make)
+    try:
+        hints = typing.get_type_hints(make)
+    except (NameError, TypeError) as error:
+        raise InputError(f"{where}: the annotations of '{make.__name__}' cannot be read: {error}") from error
     options = {}
     for name, parameter in parameters.items():
         if name in given:
@@ -87,7 +90,7 @@ def checked_options(make: Callable[..., Any], given: Mapping[str, Any], where: s
 
 
 def _as_type(value: Any, hint: Any, where: str) -> Any:
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    allowed = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if float in allowed and type(value) is int:
         value = float(value)
     if hint is Any or type(value) in allowed or (value is None and type(None) in allowed):
@@ -98,7 +101,7 @@ def _as_type(value: Any, hint: Any, where: str) -> Any:
     raise InputError(f"{where} = {value!r}: should be of type {wanted}")
 
 
-def _raised(error: Exception, file: Path) -> str:
+def _raised(error: BaseException, file: Path) -> str:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
     if isinstance(error, SyntaxError):
         lines = [error.lineno]

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 import yaml
 from torch import nn
 
-from pipeline import store
+from kernels.streams import Purpose, Stream
+from pipeline import catalogue, store
 from pipeline.correction import check_paths, scasml_method
 from pipeline.errors import EngineError, InputError, Interrupted
 from pipeline.job import Job, PointsFile, RunFolder, check_resources
@@ -30,6 +32,7 @@ OBJECT_STORE_BYTES = 100_000_000
 
 def preflight(job: Job, *, on_ray: bool = False) -> None:
     """Refuse before anything runs or is written what would fail later."""
+    check_functions(job)
     surrogate = job.surrogate()
     job.objective(surrogate)
     if isinstance(surrogate, nn.Module):
@@ -40,9 +43,35 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
     check_paths(job, scasml_method(job, surrogate, count))
 
 
+def check_functions(job: Job) -> None:
+    """Try a problem's functions on a few points: a user's own file fails here, not in a rank."""
+    file = job.model.problem.file
+    if file is None:
+        return
+    problem = job.problem
+
+    def expect(name: str, found: Any, shape: tuple[int, ...]) -> None:
+        if not isinstance(found, torch.Tensor) or tuple(found.shape) != shape:
+            what = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+            raise ValueError(f"{name} returned {what}; it must return a tensor of shape {shape}")
+
+    def attempt() -> None:
+        if problem.dim != job.model.problem.dim:
+            raise ValueError(f"its dim is {problem.dim}, and problem.dim = {job.model.problem.dim} was asked for")
+        t, x = problem.sample_points(4, Stream(job.model.seed, Purpose.POINTS))
+        expect("sample_points", t, (4,))
+        expect("sample_points", x, (4, problem.dim))
+        expect("terminal", problem.terminal(x), (4,))
+        expect("driver", problem.driver(t, x, torch.zeros_like(t), torch.zeros_like(x)), (4,))
+
+    catalogue.build(attempt, "problem", file=job.folder / file)
+
+
 def prepare(job: Job, out: Path | None) -> RunFolder:
     """The run's folder with its resolved job; another job's folder is refused with both named."""
     folder = RunFolder((out or job.default_out).absolute())
+    if folder.path.exists() and not folder.path.is_dir():
+        raise InputError(f"--out {folder.path}: that is a file; name a folder, new or of an earlier run of this job")
     if folder.surrogate.exists():
         store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
     if folder.points.exists():
@@ -51,15 +80,20 @@ def prepare(job: Job, out: Path | None) -> RunFolder:
     problem, points = data["problem"], data["correction"]["points"]
     files = {}
     if "file" in problem:
-        files[Path(problem["file"]).name] = (job.folder / problem["file"]).read_bytes()
-        data["problem"] = {**problem, "file": Path(problem["file"]).name}
+        files[_own(problem["file"])] = (job.folder / problem["file"]).read_bytes()
+        data["problem"] = {**problem, "file": _own(problem["file"])}
     if isinstance(points, dict):
-        files[Path(points["file"]).name] = (job.folder / points["file"]).read_bytes()
-        data["correction"] = {**data["correction"], "points": {"file": Path(points["file"]).name}}
+        files[_own(points["file"])] = (job.folder / points["file"]).read_bytes()
+        data["correction"] = {**data["correction"], "points": {"file": _own(points["file"])}}
     for name, content in files.items():
         store.commit(folder.path / name, content)
     store.commit(folder.job_file, yaml.safe_dump(data, sort_keys=False).encode())
     return folder
+
+
+def _own(file: str) -> str:
+    """Name of a user's file inside the run's folder, where it must not meet one of ours."""
+    return f"given_{Path(file).name.removeprefix('given_')}"
 
 
 def report_stage(folder: RunFolder, job: Job) -> Report:

@@ -102,7 +102,7 @@ class ReportOptions(Record):
 
 class JobModel(Record):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     problem: ProblemChoice
     surrogate: Choice = Choice(name=DEFAULTS["surrogate"])
     training: Training = Training()
@@ -281,7 +281,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raise InputError(f"'{path}': no such job file")
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
         raise InputError(f"'{path}' is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise InputError(f"'{path}' holds a {type(data).__name__}: a job is a mapping such as 'name: ...', 'problem: {{...}}'")
@@ -297,9 +297,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not sign or not key:
         raise InputError(f"--set {text}: should read key=value, for example training.steps=200")
     try:
-        return key, yaml.load(value, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {text}: the value is not YAML") from error
+        return key, json.loads(json.dumps(yaml.load(value, Loader=_Loader)))  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise InputError(f"--set {text}: the value is neither text, number, list nor mapping in YAML") from error
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from kernels.streams import Purpose, Stream
 from pipeline import store
+from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
-from pipeline.job import SAMPLE_BLOCK, Job, RunFolder
+from pipeline.job import SAMPLE_BLOCK, Job, PointsFile, RunFolder
 from pipeline.progress import log
 
 WARM_UP = 0.1
@@ -225,5 +226,9 @@ def memory_needed(job: Job) -> float:
     streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 1)
     rows = job.model.training.batch / max(1, job.model.training.workers) * streams
     activations = 8.0 * 4.0 * rows * width * depth
-    chunk = 16.0 * 4.0 * job.estimator().rows(64) * 16 * job.problem.dim
-    return 4.0 * 6.0 * parameters + activations + chunk
+    correction = job.model.correction
+    probes = 1 if correction.laplacian == "exact" else correction.laplacian
+    rows = POINTS_PER_BLOCK * job.estimator().rows(MIN_DRAWS)
+    chunk = 4.0 * rows * job.problem.dim * (16.0 + probes)
+    points = 0 if isinstance(correction.points, PointsFile) else correction.points
+    return 4.0 * 6.0 * parameters + activations + chunk + 8.0 * points * (2.0 * job.problem.dim + 40.0)

@@ -69,7 +69,7 @@ class Linearised:
         return 2.0 * cost.driver + draws * walk(self.steps) + share * (walk(2 * self.steps) + inner - shared)
 
     def rows(self, draws: int) -> int:
-        return draws
+        return draws * (self.times + 1) * self.steps
 
 
 class _Walk:
