@@ -33,7 +33,10 @@ def read_points(path: Path, job: Job) -> tuple[Tensor, Tensor]:
     dim, horizon = job.problem.dim, job.problem.horizon
     try:
         if path.suffix == ".h5":
-            table = store.foreign_table(path, "t", "x")
+            try:
+                table = store.foreign_table(path, "t", "x")
+            except InputError as error:
+                raise ValueError(str(error)) from error
         elif path.suffix == ".npy":
             table = np.load(path, allow_pickle=False)
         elif path.suffix == ".csv":
@@ -41,9 +44,11 @@ def read_points(path: Path, job: Job) -> tuple[Tensor, Tensor]:
                 rows = [row for row in csv.reader(text) if row and not row[0].lstrip().startswith(("#", "t"))]
             table = np.array(rows, dtype=np.float64)
         else:
-            raise InputError(f"{where}: points come in .h5, .npy or .csv files")
+            raise ValueError("points come in .h5, .npy or .csv files")
+        if table.dtype.kind not in "fiu":
+            raise ValueError(f"its numbers are of type {table.dtype}")
         table = np.asarray(table, dtype=np.float64)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise InputError(f"{where} cannot be read as a table of numbers: {error}") from error
     if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] != dim + 1:
         raise InputError(f"{where} has shape {table.shape}: should be (points, {dim + 1}), t and then the {dim} coordinates of x")

@@ -96,7 +96,10 @@ def test_a_points_file_that_is_not_one_is_refused_by_name(kind: str, scasml: Cal
 @pytest.mark.parametrize("name", ["points.h5", "report.h5", "surrogate.h5"])
 def test_a_points_file_may_have_the_name_of_a_file_of_ours(name: str, scasml: Callable[..., Any], job_file: Path) -> None:
     h5(job_file.parent / name, **PLACE)
-    write(job_file, {"correction.points": {"file": name}, "training.steps": 3, "report.baselines": []})
+    write(
+        job_file,
+        {"correction.points": {"file": name}, "training.steps": 3, "report.baselines": [], "correction.max_paths": 30_000},
+    )
     out = job_file.parent / "out"
     for _ in range(2):
         done = scasml("run", job_file, "--inline", "--out", out)
