@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -243,7 +242,7 @@ def save(report: Report, folder: RunFolder) -> None:
     store.commit(folder.page, page(report).encode())
     columns = variables(report)
 
-    def fill(file: h5py.File) -> None:
+    def fill(file: Any) -> None:
         for name, size in (("point", len(report.t)), ("axis", report.x.shape[1])):
             node = store.put(file, name, np.arange(size), long_name=f"index of the {name}", units="1")
             node.make_scale(name)
