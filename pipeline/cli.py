@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from pipeline import catalogue, store
 from pipeline.dag import finished_all, preflight, prepare, report_stage, run_graph, run_inline
-from pipeline.errors import EngineError, InputError, Interrupted
+from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
 from pipeline.estimate import costs
 from pipeline.figures import save_images
 from pipeline.job import Job, RunFolder, load_jobs, parse_override
@@ -187,13 +186,9 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="folders of finished
     console.print(table([(path.name if path.is_dir() else path.parent.name, read_summary(path)) for path in runs]))
 
 
-def _terminated(signum: int, frame: object) -> None:
-    raise Interrupted(f"stopped by {signal.Signals(signum).name}")
-
-
 def main() -> None:
     """Run the command line and leave with its exit status."""
-    signal.signal(signal.SIGTERM, _terminated)
+    stop_on_signals()
     errors = sys.stderr
     try:
         app(standalone_mode=True)

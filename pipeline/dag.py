@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import nn
 from kernels.streams import Purpose, Stream
 from pipeline import catalogue, store
 from pipeline.correction import check_paths, scasml_method
-from pipeline.errors import EngineError, InputError, Interrupted
+from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
 from pipeline.job import Job, PointsFile, RunFolder, check_resources
 from pipeline.launch import correct_stage
 from pipeline.points import read_points
@@ -158,6 +159,8 @@ def _ray() -> Iterator[Any]:
                 logging_level="warning",
                 _memory=int(0.8 * psutil.virtual_memory().available),
             )
+        if threading.current_thread() is threading.main_thread():
+            stop_on_signals()
         try:
             yield ray
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -27,3 +28,13 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     known = sorted(choices)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known) or 'none'}."
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise Interrupted(f"stopped by {signal.Signals(signum).name}")
+
+
+def stop_on_signals() -> None:
+    """Turn Ctrl-C and SIGTERM into Interrupted; again after an engine has put in handlers of its own."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)

@@ -21,6 +21,7 @@ from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.chunks import POINTS_PER_BLOCK, Chunk, Layout, grow, waves
+from pipeline.errors import InputError
 from pipeline.job import RunFolder
 from pipeline.progress import log
 
@@ -116,6 +117,11 @@ class Tally:
         """Take the chunks of a wave; one already there is kept, it has the same bits."""
         for row, (block, index) in enumerate(wave.keys.tolist()):
             size = self.layout.size(block)
+            if wave.count[row, 0] != self.layout.draws:
+                raise InputError(
+                    f"a chunk of {wave.count[row, 0]} draws, where this program makes chunks of {self.layout.draws}: it comes from "
+                    "another release; give the run another --out folder"
+                )
             moments = [
                 Moments(int(wave.count[row, c]), wave.mean[row, c, :size], wave.m2[row, c, :size]) for c in range(self.channels)
             ]
@@ -235,7 +241,8 @@ def drive(
             parts = comm.gather(mine)
             if parts is not None:
                 finished = _as_wave([entry for part in parts for entry in part], method.channels)
-                number = len(list(folder.waves(method.name)))
+                # After the last file there is: a lost one leaves a gap, and none may be overwritten.
+                number = max((int(path.stem.removeprefix("wave-")) for path in folder.waves(method.name)), default=-1) + 1
                 store.save_wave(folder.chunks(method.name) / f"wave-{number:06d}.h5", finished, owner=method.owner)
                 tally.add(finished)
                 log(folder.log, f"{method.name} {len(tally.have)}/{max(planned, len(tally.have))} chunks")

@@ -22,7 +22,7 @@ from kernels.defect import defect
 from pipeline import catalogue
 from pipeline.errors import InputError, nearest
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same job would give other numbers."""
 
 SAMPLE_BLOCK = 32
