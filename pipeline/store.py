@@ -92,14 +92,20 @@ def opened(path: Path, kind: str | None) -> Iterator[h5py.File]:
             raise InputError(
                 f"'{path}' has format version {version}; this program reads version {VERSION}: use the matching release"
             )
-        yield file
+        try:
+            yield file
+        except InputError as error:
+            raise error if str(path) in str(error) else InputError(f"'{path}': {error}") from error
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
+            raise InputError(f"'{path}' does not hold what a '{found}' file should ({error}): {remedy}") from error
 
 
 def array(file: h5py.File | h5py.Group, name: str) -> NDArray[Any]:
     """One dataset as an array; links, virtual and external data are refused."""
-    link = file.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink):
-        raise InputError(f"'{name}' is missing or a link: the file was not written by this program")
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        if not isinstance(file.get("/".join(parts[:depth]), getlink=True), h5py.HardLink):
+            raise InputError(f"'{name}' is missing or a link: the file was not written by this program")
     node = file[name]
     if not isinstance(node, h5py.Dataset) or node.is_virtual or node.external or node.dtype.hasobject:
         raise InputError(f"'{name}' is not a plain array: the file was not written by this program")
@@ -158,16 +164,16 @@ def _skeleton(node: Any, tensors: dict[str, NDArray[Any]], where: str = "") -> A
     raise TypeError(f"a checkpoint cannot hold a {type(node).__name__}")
 
 
-def _restore(node: Any, group: h5py.Group) -> Any:
+def _restore(node: Any, file: h5py.File, tree: str) -> Any:
     ((kind, content),) = node.items()
     if kind == "tensor":
-        return torch.from_numpy(np.array(array(group, content))).clone()
+        return torch.from_numpy(np.array(array(file, f"{tree}/{content}"))).clone()
     if kind == "transposed":
-        return torch.from_numpy(np.array(array(group, content))).mT.contiguous().mT
+        return torch.from_numpy(np.array(array(file, f"{tree}/{content}"))).mT.contiguous().mT
     if kind == "map":
-        return {key: _restore(value, group) for key, value in content}
+        return {key: _restore(value, file, tree) for key, value in content}
     if kind == "list":
-        return [_restore(value, group) for value in content]
+        return [_restore(value, file, tree) for value in content]
     return content
 
 
@@ -230,7 +236,7 @@ def load_checkpoint(path: Path, *, training_hash: str, job: Mapping[str, Any]) -
         trees = {}
         for name in ("parameters", "optimizer"):
             skeleton = json.loads(array(file, f"{name}/skeleton").tobytes())
-            trees[name] = _restore(skeleton, file[name])
+            trees[name] = _restore(skeleton, file, name)
         return Checkpoint(
             step=int(file.attrs["step"]),
             steps=int(file.attrs["steps"]),

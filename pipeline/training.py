@@ -211,7 +211,10 @@ def trained_surrogate(folder: RunFolder, job: Job) -> Any:
         )
     surrogate = job.surrogate()
     assert isinstance(surrogate, nn.Module)
-    surrogate.load_state_dict(checkpoint.parameters)
+    try:
+        surrogate.load_state_dict(checkpoint.parameters)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(f"'{folder.surrogate}' holds parameters of another shape: delete it and train anew") from error
     return surrogate.requires_grad_(False)
 
 
