@@ -198,6 +198,9 @@ def run_graph(work: list[tuple[Job, RunFolder]]) -> None:
             ends.append(remote["report"].remote(folder, corrected))
         try:
             ray.get(ends)
+        except SystemError as error:
+            # A signal that arrives inside Ray's C code comes out wrapped.
+            raise error.__cause__ if isinstance(error.__cause__, Interrupted) else error from None
         except ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, (InputError, Interrupted, EngineError)) else None
             raise cause or EngineError(str(error)) from error

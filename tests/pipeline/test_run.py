@@ -313,9 +313,10 @@ def parameters(folder: Path) -> torch.Tensor:
 
 
 def test_two_workers_train_the_parameters_of_one(job_file: Path, tmp_path: Path) -> None:
+    # Adam: SOAP's eigenbases turn a last-bit difference of the gradient into percents within 100 steps.
     found = []
     for workers in (1, 2):
-        job = load_job(job_file, {"training.workers": workers, "training.steps": 100})
+        job = load_job(job_file, {"training.workers": workers, "training.steps": 100, "training.optimizer": "adam"})
         folder = RunFolder(tmp_path / str(workers))
         folder.path.mkdir()
         folder.job_file.write_text(yaml.safe_dump(job.resolved))
