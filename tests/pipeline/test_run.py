@@ -199,7 +199,6 @@ def kill_and_resume(undisturbed: Path, place: Path, moments: list[tuple[str, flo
         assert int(re.findall(r"training resumes at step (\d+)", text)[0]) > 0
 
 
-@pytest.mark.slow
 def test_runs_killed_in_training_and_in_correction_end_with_the_undisturbed_bits(undisturbed: Path, tmp_path: Path) -> None:
     kill_and_resume(undisturbed, tmp_path / "a", [("training ", 0.3), (r"scasml \d", 0.0)])
     text = (tmp_path / "a" / "run" / "log.txt").read_text()
@@ -215,7 +214,6 @@ def test_ten_kills_at_random_moments_of_each_stage_change_no_bit(stage: str, und
         kill_and_resume(undisturbed, tmp_path / str(number), [(stage, rng.uniform(0.0, 1.0))])
 
 
-@pytest.mark.slow
 def test_sigterm_leaves_a_resumable_run_and_status_3(undisturbed: Path, tmp_path: Path) -> None:
     job, run = tmp_path / "tiny.yaml", tmp_path / "run"
     shutil.copy(undisturbed / "tiny.yaml", job)

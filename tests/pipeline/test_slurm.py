@@ -107,7 +107,6 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
         stop([int(file.read_text()) for file in (place / "run").glob("*.pid") if file.read_text().strip()])
 
 
-@pytest.mark.slow
 def test_a_job_of_two_slurm_nodes_gives_the_bits_of_the_laptop(job_file: Path, tmp_path: Path, slurm: dict[str, str]) -> None:
     write(job_file, {"correction.ranks": 1, "report.baselines": ["surrogate"]})
     command = [sys.executable, "-m", "pipeline", "run", str(job_file), "--inline", "--out"]
