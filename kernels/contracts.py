@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from kernels.axes import Draws, Paths, Positions, Times, Vectors
+from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
 from kernels.streams import Stream
 
-Paths = Float[Tensor, "paths"]
-Vectors = Float[Tensor, "paths dim"]
-Probes = Float[Tensor, "paths probes dim"]
-Times = Float[Tensor, "points"]
-Positions = Float[Tensor, "points dim"]
+__all__ = [
+    "NORMAL_FLOP",
+    "BrownianMotion",
+    "Cost",
+    "Draws",
+    "Driver",
+    "Estimator",
+    "GeometricBrownianMotion",
+    "ItoDiffusion",
+    "Jet",
+    "Known",
+    "Law",
+    "Linearisable",
+    "LocalDriver",
+    "LocalDriverFactory",
+    "Paths",
+    "PointSampler",
+    "PointwiseField",
+    "Positions",
+    "SemilinearPDE",
+    "Solution",
+    "Surrogate",
+    "Terminal",
+    "TerminalJet",
+    "Times",
+    "Vectors",
+    "along_paths",
+    "require_dim",
+    "uniform_ball",
+    "uniform_box",
+    "uniform_box_boundary",
+    "uniform_sphere",
+]
 
 NORMAL_FLOP = 512
 """Arithmetic one normal variate is booked at. One CPU core draws some 10^8 normals or multiplies
@@ -52,8 +80,15 @@ class PointSampler(Protocol):
 
 
 @runtime_checkable
+class ValueAndGradient(Protocol):
+    """A function of (t, x) and its gradient in x, row by row."""
+
+    def __call__(self, t: Tensor, x: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
 class TerminalJet(Protocol):
-    """(g, grad g, Laplacian of g) in closed form."""
+    """A function of x, its gradient and its Laplacian in closed form: (paths,), (paths, dim), (paths,)."""
 
     def __call__(self, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
 
@@ -79,22 +114,6 @@ class PointwiseField(Protocol):
     def __call__(self, t: Tensor, x: Tensor, /) -> Tensor: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class BrownianMotion:
-    """dX = mu dt + sigma dW with constant scalars (each component alike), sampled exactly."""
-
-    mu: float = 0.0
-    sigma: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.mu) and math.isfinite(self.sigma) and self.sigma > 0.0):
-            raise ValueError(f"a Brownian motion needs finite mu and sigma > 0, not mu={self.mu}, sigma={self.sigma}")
-
-    def move(self, x: Vectors, elapsed: Paths, increment: Vectors) -> Vectors:
-        """X after ``elapsed`` time, given the increment W of the driving motion over it."""
-        return x + self.mu * elapsed[:, None] + self.sigma * increment
-
-
 def uniform_ball(dim: int, horizon: float) -> PointSampler:
     """Points uniform in the unit ball, times uniform on [0, horizon]."""
 
@@ -103,6 +122,17 @@ def uniform_ball(dim: int, horizon: float) -> PointSampler:
         direction = stream.normal(n, dim)
         radius = stream.uniform(n) ** (1.0 / dim)
         return t, direction * (radius / direction.norm(dim=1))[:, None]
+
+    return sample
+
+
+def uniform_sphere(dim: int, horizon: float) -> PointSampler:
+    """Points uniform on the unit sphere, the boundary of the ball; times uniform on [0, horizon]."""
+
+    def sample(n: int, stream: Stream, /) -> tuple[Tensor, Tensor]:
+        t = horizon * (1.0 - stream.uniform(n))
+        direction = stream.normal(n, dim)
+        return t, direction / direction.norm(dim=1, keepdim=True)
 
     return sample
 
@@ -117,13 +147,25 @@ def uniform_box(dim: int, horizon: float, half_width: float) -> PointSampler:
     return sample
 
 
-def along_paths(dim: int, horizon: float, law: BrownianMotion, start: float = 0.0) -> PointSampler:
+def uniform_box_boundary(dim: int, horizon: float, half_width: float) -> PointSampler:
+    """Points uniform on the faces of [-half_width, half_width]^dim, times uniform on [0, horizon]."""
+    inside = uniform_box(dim, horizon, half_width)
+
+    def sample(n: int, stream: Stream, /) -> tuple[Tensor, Tensor]:
+        t, x = inside(n, stream)
+        face = (dim * (1.0 - stream.uniform(n))).long().clamp_max(dim - 1)
+        x[torch.arange(n), face] = half_width * stream.signs(n)
+        return t, x
+
+    return sample
+
+
+def along_paths(dim: int, horizon: float, law: Law, start: float = 0.0) -> PointSampler:
     """Times uniform on [0, horizon], positions X_t of the path law from (start, ..., start)."""
 
     def sample(n: int, stream: Stream, /) -> tuple[Tensor, Tensor]:
         t = horizon * (1.0 - stream.uniform(n))
-        origin = torch.full((n, dim), start)
-        return t, law.move(origin, t, t.sqrt()[:, None] * stream.normal(n, dim))
+        return t, law.travel(torch.zeros(n), torch.full((n, dim), start), t, stream)[0]
 
     return sample
 
@@ -162,28 +204,51 @@ class LocalDriverFactory(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Known:
+    """A known part u^ of a solution u, for estimators that gain from u^ and z^ themselves.
+
+    ``problem`` is the one that u solves; ``value_and_gradient(t, x)`` gives u^ and grad u^.
+    """
+
+    problem: SemilinearPDE
+    value_and_gradient: ValueAndGradient
+    cost: float
+    """Model FLOP of one row of ``value_and_gradient``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SemilinearPDE:
-    """u_t + mu.grad u + (sigma^2/2) Laplacian u + f(t, x, u, sigma^T grad u) = 0, u(T, x) = g(x).
+    """u_t + mu.grad u + tr(sigma sigma^T Hess u)/2 + f(t, x, u, sigma^T grad u) = 0, u(T, x) = g(x).
 
     Every function works row by row on float32 or float64 tensors and never looks at the batch
-    around a row. ``layer`` says how fast u leaves g: it moves by O(1) within time T/layer of T.
-    ``local`` replaces ``driver`` where the driver is itself expensive, as a defect's is; a
-    problem written by hand leaves it out.
+    around a row. ``law`` holds mu and sigma. ``start`` is the coordinate x0 of the reference point
+    (0, (x0, ..., x0)). ``layer`` says how fast u leaves g: it moves by O(1) within time T/layer of
+    T. ``profile`` is a smooth stand-in for g where g has kinks, which surrogates build on instead;
+    ``terminal_jet`` is that of the profile, or of g where there is none. ``curvature`` says whether f is "concave" or "convex" in (y, z) jointly, which is what two-sided
+    bounds need. ``zero_terminal`` says that g = 0 identically, as for the defect of a surrogate with
+    g built in. ``local`` replaces ``driver`` where the driver is itself expensive, as a defect's
+    is, and ``known`` is the part of the solution that a defect is formed from; a problem written
+    by hand leaves both out.
     """
 
     name: str
     dim: int
     horizon: float
-    law: BrownianMotion
+    law: Law
     driver: Driver
     terminal: Terminal
     sample_points: PointSampler
+    boundary_points: PointSampler | None = None
+    start: float = 0.0
     solution: Solution | None = None
     terminal_jet: TerminalJet | None = None
+    profile: Terminal | None = None
+    zero_terminal: bool = False
+    curvature: Literal["concave", "convex"] | None = None
     layer: float = 3.0
     local: LocalDriverFactory | None = None
+    known: Known | None = None
     cost: Cost | None = None
-    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require_dim(self.dim)
@@ -236,7 +301,11 @@ class Linearisable:
 
 @dataclass(frozen=True)
 class Jet:
-    """A function of (t, x) with the derivatives its PDE needs, row by row."""
+    """A function of (t, x) with the derivatives its PDE needs, row by row.
+
+    ``laplacian`` is sum_k d_k.Hess d_k over the directions it was asked for: the Laplacian itself
+    where those are the coordinate vectors.
+    """
 
     value: Paths
     dt: Paths
@@ -255,43 +324,41 @@ class Surrogate(Protocol):
         """u and grad u (not sigma^T grad u)."""
         ...
 
-    def jet(self, t: Paths, x: Vectors, probes: Probes | None) -> Jet:
-        """All derivatives; the Laplacian exact, or sampled along ``probes`` (paths probes dim)."""
+    def jet(self, t: Paths, x: Vectors, directions: Tensor | None) -> Jet:
+        """All derivatives; second ones along ``directions`` as Law.directions gives them."""
         ...
 
     def flop(self, probes: int | None) -> tuple[float, float]:
-        """Model FLOP of one row of value_and_gradient, and of jet."""
+        """Model FLOP of one row of value_and_gradient, and of jet along so many directions."""
         ...
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Independent draws at each point: of the value, and of each bias the estimator can sample.
-
-    ``bias[name]`` has the mean (estimate - truth) contributed by that cause, to first order.
-    """
-
-    value: Float[Tensor, "points draws"]
-    bias: Mapping[str, Float[Tensor, "points some_draws"]]
 
 
 @runtime_checkable
 class Estimator(Protocol):
-    """Independent draws whose mean is the solution of a problem, up to the biases it names."""
+    """A sum of terms, each sampled by independent draws, whose mean solves a problem up to named biases.
+
+    The estimate is the sum of the terms' means; its variance the sum of theirs. How many draws a
+    term gets is for the caller to decide.
+    """
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """What is summed; the first is the base, the others remove a bias of it."""
+        ...
 
     @property
     def biases(self) -> tuple[str, ...]:
-        """The causes of bias that its draws sample."""
+        """What is left out and can be sampled: the mean of each is (estimate - truth), to first order."""
         ...
 
-    def sample(self, problem: SemilinearPDE, t: Times, x: Positions, draws: int, stream: Stream) -> Samples:
-        """``draws`` draws at each of the points (t, x)."""
+    def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
+        """``draws`` independent draws of a term or bias at each of the points (t, x)."""
         ...
 
-    def flop(self, problem: SemilinearPDE, draws: int) -> float:
-        """Model FLOP of ``draws`` draws at one point, normals included."""
+    def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
+        """Expected model FLOP of ``draws`` draws of a term at one point, normals included."""
         ...
 
-    def rows(self, draws: int) -> int:
+    def rows(self, term: str, draws: int) -> int:
         """Largest batch of (t, x) alive at once for ``draws`` draws at one point: what bounds memory."""
         ...

@@ -7,25 +7,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kernels.contracts import Cost, Jet, Linearisable, LocalDriver, Paths, Probes, SemilinearPDE, Surrogate, Vectors
+from kernels.axes import Probes
+from kernels.contracts import Cost, Jet, Known, Linearisable, LocalDriver, Paths, SemilinearPDE, Surrogate, Vectors
 from kernels.streams import Stream
 
 
-def linear_part(problem: SemilinearPDE, jet: Jet) -> Paths:
-    """u_t + mu.grad u + (sigma^2/2) Laplacian u, (paths,): the residual without the driver."""
-    law = problem.law
-    return jet.dt + law.mu * jet.gradient.sum(-1) + 0.5 * law.sigma**2 * jet.laplacian
+def linear_part(problem: SemilinearPDE, t: Paths, x: Vectors, jet: Jet, factor: float) -> Paths:
+    """u_t + mu.grad u + (factor/2) jet.laplacian, (paths,): the residual without the driver."""
+    return jet.dt + problem.law.advect(t, x, jet.gradient) + 0.5 * factor * jet.laplacian
 
 
-def residual(problem: SemilinearPDE, surrogate: Surrogate, t: Paths, x: Vectors, probes: Probes | None = None) -> Paths:
-    """r = u_t + mu.grad u + (sigma^2/2) Laplacian u + f(t, x, u, sigma grad u) of the surrogate.
+def residual(problem: SemilinearPDE, surrogate: Surrogate, t: Paths, x: Vectors, signs: Probes | None = None) -> Paths:
+    """r = u_t + mu.grad u + tr(sigma sigma^T Hess u)/2 + f(t, x, u, sigma^T grad u) of the surrogate.
 
-    Shapes: t (paths,), x (paths, dim), probes (paths, probes, dim) or None for the exact
-    Laplacian; returns (paths,). With probes of identity covariance its mean over them is the
-    exact residual: the Laplacian enters linearly.
+    Shapes: t (paths,), x (paths, dim), signs (paths, probes, dim) or None for the exact trace;
+    returns (paths,). With signs of identity covariance its mean over them is the exact residual:
+    the trace enters linearly.
     """
-    jet = surrogate.jet(t, x, probes)
-    return linear_part(problem, jet) + problem.driver(t, x, jet.value, problem.law.sigma * jet.gradient)
+    directions, factor = problem.law.directions(t, x, signs)
+    jet = surrogate.jet(t, x, directions)
+    z = problem.law.pull(t, x, jet.gradient)
+    return linear_part(problem, t, x, jet, factor) + problem.driver(t, x, jet.value, z)
 
 
 def defect(problem: SemilinearPDE, surrogate: Surrogate, *, probes: int | None = None) -> SemilinearPDE:
@@ -37,20 +39,26 @@ def defect(problem: SemilinearPDE, surrogate: Surrogate, *, probes: int | None =
     ``probes`` > 0 samples the Laplacian inside r along that many random signs, a fresh set for
     every path: shared ones would tie the paths of a point together. None takes it exactly.
     """
-    sigma = problem.law.sigma
+    law = problem.law
+
+    def jet_at(t: Tensor, x: Tensor, signs: Tensor | None) -> tuple[Jet, Tensor, Tensor]:
+        directions, factor = law.directions(t, x, signs)
+        jet = surrogate.jet(t, x, directions)
+        return jet, law.pull(t, x, jet.gradient), linear_part(problem, t, x, jet, factor)
 
     @torch.no_grad()
     def local(t: Tensor, x: Tensor, stream: Stream, with_source: bool, /) -> LocalDriver:
         if not with_source:
             value, gradient = surrogate.value_and_gradient(t, x)
-            return Linearisable(problem.driver, t, x, value, sigma * gradient)
-        jet = surrogate.jet(t, x, None if probes is None else stream.signs(t.shape[0], probes, problem.dim))
-        return Linearisable(problem.driver, t, x, jet.value, sigma * jet.gradient, linear=linear_part(problem, jet))
+            return Linearisable(problem.driver, t, x, value, law.pull(t, x, gradient))
+        signs = None if probes is None else stream.signs(t.shape[0], probes, problem.dim)
+        jet, z, linear = jet_at(t, x, signs)
+        return Linearisable(problem.driver, t, x, jet.value, z, linear=linear)
 
     @torch.no_grad()
     def driver(t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor:
-        jet = surrogate.jet(t, x, None)
-        return linear_part(problem, jet) + problem.driver(t, x, jet.value + y, sigma * jet.gradient + z)
+        jet, z_hat, linear = jet_at(t, x, None)
+        return linear + problem.driver(t, x, jet.value + y, z_hat + z)
 
     @torch.no_grad()
     def terminal(x: Tensor, /) -> Tensor:
@@ -67,8 +75,10 @@ def defect(problem: SemilinearPDE, surrogate: Surrogate, *, probes: int | None =
         driver=driver,
         terminal=terminal,
         terminal_jet=None,
+        zero_terminal=surrogate.meets_terminal,
         solution=None,
         local=local,
+        known=Known(problem=problem, value_and_gradient=surrogate.value_and_gradient, cost=first_order),
         cost=Cost(
             driver=first_order + base.driver,
             source=full + base.driver,

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     LINEAR = 4
     MLP = 5
     PILOT = 6
+    PROBLEM = 7
 
 
 class Stream:
@@ -36,8 +37,10 @@ class Stream:
     """
 
     def __init__(self, seed: int, *address: int) -> None:
-        if seed < 0 or any(a < 0 for a in address):
-            raise ValueError(f"a stream's seed and address are non-negative integers, not {(seed, *address)}")
+        if not 0 <= seed < 2**64 or any(not 0 <= a < 2**32 for a in address):
+            raise ValueError(
+                f"a stream's seed is below 2^64 and the entries of its address below 2^32, none negative: not {(seed, *address)}"
+            )
         key = np.random.SeedSequence(entropy=seed, spawn_key=tuple(int(a) for a in address))
         self._generator = np.random.Generator(np.random.Philox(key))
 

@@ -102,7 +102,7 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
 
 def _coupled_form(dim: int, seed: int) -> Tensor:
     """A of x.A x = sum_{i<d} c1_i (x_i - x_{i+1})^2 + c2_i x_{i+1}^2, tridiagonal."""
-    c = Stream(seed, Purpose.POINTS, 1).uniform(2, dim - 1).double() + 0.5
+    c = Stream(seed, Purpose.PROBLEM).uniform(2, dim - 1).double() + 0.5
     form = np.zeros((dim, dim))
     i = np.arange(dim - 1)
     form[i, i] += c[0].numpy()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.contracts import NORMAL_FLOP, Positions, Samples, SemilinearPDE, Times
+from kernels.contracts import NORMAL_FLOP, Draws, Positions, SemilinearPDE, Times
 from kernels.streams import Stream
 
 
@@ -14,19 +14,19 @@ from kernels.streams import Stream
 class FeynmanKac:
     """u(t, x) = E g(X_T), exact for f = 0; with f dropped, the baseline ``linear`` of every table."""
 
+    terms: tuple[str, ...] = ("terminal",)
     biases: tuple[str, ...] = ()
 
-    def sample(self, problem: SemilinearPDE, t: Times, x: Positions, draws: int, stream: Stream) -> Samples:
-        start = x.repeat_interleave(draws, 0)
-        left = (problem.horizon - t).repeat_interleave(draws)
-        end = problem.law.move(start, left, left.sqrt()[:, None] * stream.normal(*start.shape))
-        with torch.no_grad():
-            return Samples(problem.terminal(end).reshape(-1, draws), {})
+    @torch.no_grad()
+    def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
+        start, begin = x.repeat_interleave(draws, 0), t.repeat_interleave(draws)
+        end, _ = problem.law.travel(begin, start, problem.horizon - begin, stream)
+        return problem.terminal(end).reshape(-1, draws)
 
-    def flop(self, problem: SemilinearPDE, draws: int) -> float:
+    def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
         return draws * (NORMAL_FLOP * problem.dim + problem.costs().terminal)
 
-    def rows(self, draws: int) -> int:
+    def rows(self, term: str, draws: int) -> int:
         return draws
 
 

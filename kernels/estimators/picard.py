@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kernels.contracts import NORMAL_FLOP, Paths, Positions, Samples, SemilinearPDE, Times, Vectors
+from kernels.contracts import NORMAL_FLOP, Draws, Paths, Positions, SemilinearPDE, Times, Vectors
 from kernels.streams import Stream
 
 ALPHA = 0.5
 """Exponent of the power law of times, rho ~ ALPHA rho^(ALPHA-1): integrates the weight's singularity."""
-
-BIAS_SHARE = 8
-"""One draw in this many also samples the next Picard level, whose mean is the truncation."""
 
 
 @dataclass(frozen=True)
@@ -24,27 +22,43 @@ class Picard:
     U_n(t,x) = (g(x), 0) + M^-n sum (g(X_T) - g(x)) (1, I_T)
              + sum_{l<n} (T-t) M^-(n-l) sum w [f(U_l) - 1_{l>0} f(U_{l-1})](R, X_R) (1, I_R)
 
-    with R = t + rho (T-t), w = rho^(1-a)/a, and the Bismut-Elworthy-Li weight I_s = (W_s - W_t)/(s-t),
-    exact for constant mu and sigma. Each row of (value, z) comes from draws of its own at every
-    level and nested call; the same (R, X_R) serves both terms of a difference. The first term of
-    level 0 is f(., 0, 0), which is the residual for a defect, never taken to be 0.
+    with R = t + rho (T-t), w = rho^(1-a)/a, and the Bismut-Elworthy-Li weight I of the path law.
+    Each row of (value, z) comes from draws of its own at every level and nested call; the same
+    (R, X_R) serves both terms of a difference. The first term of level 0 is f(., 0, 0), which is
+    the residual for a defect, never taken to be 0.
+
+    The outermost sums are the terms of this estimator, so that their numbers of draws can follow
+    measured variances instead of M^(n-l); the nested ones keep the paper's. Level n, which U_n
+    leaves out, is the bias "truncation". The noise of U_(n-1) inside f makes E f(U_(n-1)) differ
+    from f(E U_(n-1)): the bias "nonlinearity", to leading order twice what averaging two
+    independent U_(n-1) changes.
     """
 
     levels: int
     samples: int
 
-    biases: tuple[str, ...] = ("truncation",)
+    biases: tuple[str, ...] = ("truncation", "nonlinearity")
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return ("terminal", *(f"level {level}" for level in range(self.levels)))
 
     @torch.no_grad()
-    def sample(self, problem: SemilinearPDE, t: Times, x: Positions, draws: int, stream: Stream) -> Samples:
+    def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
         rows = t.repeat_interleave(draws), x.repeat_interleave(draws, 0)
-        value, _ = self._iterate(problem, self.levels, *rows, stream, with_z=False)
-        share = max(1, draws // BIAS_SHARE)
-        rows = t.repeat_interleave(share), x.repeat_interleave(share, 0)
-        next_level, _ = self._level(problem, self.levels, *rows, stream, with_z=False)
-        return Samples(value.reshape(-1, draws), {"truncation": -next_level.reshape(-1, share)})
+        if term == "terminal":
+            end, _ = problem.law.travel(*rows, problem.horizon - rows[0], stream)
+            return problem.terminal(end).reshape(-1, draws)
+        if term == "nonlinearity":
+            return self._nonlinearity(problem, *rows, stream).reshape(-1, draws)
+        value, _ = self._level(problem, self._number(term), *rows, stream, with_z=False)
+        return (-value if term == "truncation" else value).reshape(-1, draws)
 
-    def _iterate(
+    def _number(self, term: str) -> int:
+        fixed = {"truncation": self.levels, "nonlinearity": self.levels - 1}
+        return fixed[term] if term in fixed else int(term.removeprefix("level "))
+
+    def iterate(
         self, problem: SemilinearPDE, n: int, t: Paths, x: Vectors, stream: Stream, *, with_z: bool
     ) -> tuple[Paths, Vectors]:
         """One realisation of U_n and its z at every row (t, x): (paths,), (paths, dim)."""
@@ -52,13 +66,11 @@ class Picard:
             return torch.zeros_like(t), torch.zeros_like(x)
         count = self.samples**n
         at_x = problem.terminal(x)
-        start = x.repeat_interleave(count, 0)
-        left = (problem.horizon - t).repeat_interleave(count)
-        noise = stream.normal(*start.shape)
-        increment = left.sqrt()[:, None] * noise
-        gain = problem.terminal(problem.law.move(start, left, increment)) - at_x.repeat_interleave(count)
+        begin, start = t.repeat_interleave(count), x.repeat_interleave(count, 0)
+        end, weight = problem.law.travel(begin, start, problem.horizon - begin, stream)
+        gain = problem.terminal(end) - at_x.repeat_interleave(count)
         y = at_x + _mean(gain, count)
-        z = _mean(_weighted(gain, increment, left), count) if with_z else torch.zeros_like(x)
+        z = _mean(gain[:, None] * weight(), count) if with_z else torch.zeros_like(x)
         for level in range(n):
             count = self.samples ** (n - level)
             rows = t.repeat_interleave(count), x.repeat_interleave(count, 0)
@@ -68,31 +80,45 @@ class Picard:
                 z = z + _mean(level_z, count)
         return y, z
 
+    @staticmethod
+    def _random_time(
+        problem: SemilinearPDE, t: Paths, x: Vectors, stream: Stream
+    ) -> tuple[Paths, Vectors, Paths, Callable[[], Vectors]]:
+        """R, X_R, (T-t) w and I_R a row."""
+        rho, left = stream.uniform(t.shape[0]) ** (1.0 / ALPHA), problem.horizon - t
+        x_r, weight = problem.law.travel(t, x, rho * left, stream)
+        # Rounding must not carry a path past T.
+        return (t + rho * left).clamp_max(problem.horizon), x_r, left * rho ** (1.0 - ALPHA) / ALPHA, weight
+
+    def _nonlinearity(self, problem: SemilinearPDE, t: Paths, x: Vectors, stream: Stream) -> Paths:
+        """One sample of (T-t) w [f(U) + f(U') - 2 f((U + U')/2)](R, X_R) a row, U and U' of level n - 1."""
+        r, x_r, over_density, _ = self._random_time(problem, t, x, stream)
+        at = problem.at(r, x_r, stream, with_source=False)
+        (y, z), (y_2, z_2) = (self.iterate(problem, self.levels - 1, r, x_r, stream, with_z=True) for _ in range(2))
+        return over_density * (at.increment(y, z) + at.increment(y_2, z_2) - 2.0 * at.increment(0.5 * (y + y_2), 0.5 * (z + z_2)))
+
     def _level(
         self, problem: SemilinearPDE, level: int, t: Paths, x: Vectors, stream: Stream, *, with_z: bool
     ) -> tuple[Paths, Vectors]:
         """One sample of (T-t) w [f(U_level) - 1_{level>0} f(U_{level-1})](R, X_R) (1, I_R) a row."""
-        rho = stream.uniform(t.shape[0]) ** (1.0 / ALPHA)
-        left = problem.horizon - t
-        elapsed = rho * left
-        increment = elapsed.sqrt()[:, None] * stream.normal(*x.shape)
-        # Rounding must not carry a path past T.
-        r, x_r = (t + elapsed).clamp_max(problem.horizon), problem.law.move(x, elapsed, increment)
+        r, x_r, over_density, weight = self._random_time(problem, t, x, stream)
         at = problem.at(r, x_r, stream, with_source=level == 0)
         if level == 0:
             f = at.source()
         else:
-            f = at.increment(*self._iterate(problem, level, r, x_r, stream, with_z=True))
+            f = at.increment(*self.iterate(problem, level, r, x_r, stream, with_z=True))
             if level > 1:
-                f = f - at.increment(*self._iterate(problem, level - 1, r, x_r, stream, with_z=True))
-        value = left * rho ** (1.0 - ALPHA) / ALPHA * f
-        if not with_z:
-            return value, torch.zeros_like(x)
-        return value, _weighted(value, increment, elapsed)
+                f = f - at.increment(*self.iterate(problem, level - 1, r, x_r, stream, with_z=True))
+        value = over_density * f
+        return value, value[:, None] * weight() if with_z else torch.zeros_like(x)
 
-    def flop(self, problem: SemilinearPDE, draws: int) -> float:
-        share = max(1, draws // BIAS_SHARE)
-        return draws * self._iterate_flop(problem, self.levels) + share * self._level_flop(problem, self.levels)
+    def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
+        if term == "terminal":
+            return draws * (NORMAL_FLOP * problem.dim + problem.costs().terminal)
+        if term == "nonlinearity":
+            inner = NORMAL_FLOP * problem.dim + 4.0 * problem.costs().driver + 2.0 * self._iterate_flop(problem, self.levels - 1)
+            return draws * inner
+        return draws * self._level_flop(problem, self._number(term))
 
     def _iterate_flop(self, problem: SemilinearPDE, n: int) -> float:
         if n == 0:
@@ -106,13 +132,8 @@ class Picard:
         here = NORMAL_FLOP * problem.dim + (cost.source if level == 0 else 2.0 * cost.driver)
         return here + self._iterate_flop(problem, level) + (self._iterate_flop(problem, level - 1) if level > 1 else 0.0)
 
-    def rows(self, draws: int) -> int:
-        return max(draws * self.samples**self.levels, max(1, draws // BIAS_SHARE) * self.samples**self.levels)
-
-
-def _weighted(value: Paths, increment: Vectors, elapsed: Paths) -> Vectors:
-    """value I = value (W_s - W_t)/(s - t), (paths, dim); 0 where no time has passed."""
-    return value[:, None] * increment / elapsed.clamp_min(torch.finfo(elapsed.dtype).tiny)[:, None]
+    def rows(self, term: str, draws: int) -> int:
+        return draws if term == "terminal" else draws * self.samples ** self._number(term)
 
 
 def _mean(draws: Tensor, count: int) -> Tensor:

@@ -37,7 +37,7 @@ class PathLoss(nn.Module):
             s = problem.horizon - (problem.horizon - t) * (1.0 - k / self.steps) ** 2
             elapsed = s - times[-1]
             dw = elapsed.sqrt()[:, None] * stream.normal(*x.shape)
-            positions.append(problem.law.move(positions[-1], elapsed, dw))
+            positions.append(problem.law.move(times[-1], positions[-1], elapsed, dw))
             times.append(s)
             increments.append(dw)
         return torch.stack(times, 1), torch.stack(positions, 1), torch.stack(increments, 1)
@@ -52,7 +52,7 @@ class PathLoss(nn.Module):
         paths, steps, dim = increments.shape
         t, x = times[:, :-1].reshape(-1), positions[:, :-1].reshape(-1, dim)
         value, gradient = self.surrogate.value_and_gradient(t, x)
-        z = problem.law.sigma * gradient
+        z = problem.law.pull(t, x, gradient)
         f = problem.driver(t, x, value, z).reshape(paths, steps)
         martingale = (z * increments.reshape(-1, dim)).sum(-1).reshape(paths, steps)
         gain = f * times.diff(dim=1) - martingale

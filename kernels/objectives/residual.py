@@ -25,7 +25,7 @@ class ResidualLoss(nn.Module):
         problem = self.problem
         t, x = problem.sample_points(paths, stream)
         elapsed = (problem.horizon - t) * stream.uniform(paths)
-        return t + elapsed, problem.law.move(x, elapsed, elapsed.sqrt()[:, None] * stream.normal(*x.shape))
+        return t + elapsed, problem.law.travel(t, x, elapsed, stream)[0]
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         return pde_residual(self.problem, self.surrogate, t, x).square().mean()
