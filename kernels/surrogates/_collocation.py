@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +14,9 @@ from kernels.surrogates._gaussian_kernel import Basis, Kernel, Rows
 
 COLLOCATION = 2
 """Collocation points to a centre: at one, the residual vanishes there and is free in between."""
+
+START_EVERY = 4
+"""One point in so many is the start of a path."""
 
 HELD_OUT = 1024
 """Collocation points that choose the lengths of the kernel and are never fitted."""
@@ -42,15 +44,14 @@ class Fit:
 class Collocation:
     """Where the PDE is observed; rho, the size of its residual where u^ = g.
 
-    ``sample(n, stream)`` gives the points (t, x) that a correction visits. Where u^ does not equal
-    g at T by construction, it is observed there too, at the ends X_T of paths.
+    Points lie at uniform times along paths from the evaluation law, where a correction goes, and
+    every START_EVERY-th at the start of one: paths alone leave early times, of probability ~ t^2,
+    to luck. Where u^ does not equal g at T by construction, it is observed there too, at path ends.
     """
 
-    def __init__(
-        self, problem: SemilinearPDE, sample: Callable[[int, Stream], tuple[Tensor, Tensor]], points: int, stream: Stream
-    ) -> None:
+    def __init__(self, problem: SemilinearPDE, points: int, stream: Stream) -> None:
         self.problem, self.points = problem, points
-        self.rows, self.held_out = (self._rows(*sample(n, stream)) for n in (COLLOCATION * points, HELD_OUT))
+        self.rows, self.held_out = (self._visited(n, stream) for n in (COLLOCATION * points, HELD_OUT))
         self.end: Rows | None = None
         miss = 0.0
         if problem.profile is not None:
@@ -64,8 +65,12 @@ class Collocation:
         if not math.isfinite(self.rho):
             raise ValueError(f"the residual of g has mean square {self.rho}: g and f should be finite where paths go")
 
-    def _rows(self, t: Tensor, x: Tensor) -> Rows:
-        t, x = t.double(), x.double()
+    def _visited(self, n: int, stream: Stream) -> Rows:
+        t, x = self.problem.sample_points(n, stream)
+        elapsed = (self.problem.horizon - t) * stream.uniform(n)
+        elapsed[::START_EVERY] = 0.0
+        x, _ = self.problem.law.travel(t, x, elapsed, stream)
+        t, x = (t + elapsed).double(), x.double()
         directions, self.factor = self.problem.law.directions(t, x, None)
         return Rows(self.problem, t, x, directions, second=True)
 
@@ -124,7 +129,7 @@ def gauss_newton(seen: Collocation, kernel: Kernel, nugget: float, iterations: i
         r, f_y, w = seen.linearised(seen.rows, inside.jet(c))
         misfit = scale * r
         if end is not None:
-            misfit = torch.cat((misfit, end_scale * (end.values(c) - seen.terminal)))
+            misfit = torch.cat((misfit, end_scale * (end.jet(c, second=False).value - seen.terminal)))
         return float(misfit.square().sum() + weight * a.square().sum()), misfit, f_y, w
 
     a = torch.zeros(len(kept), dtype=torch.float64)

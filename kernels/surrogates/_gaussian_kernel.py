@@ -49,8 +49,8 @@ class Kernel:
 
     def values(self, p: Tensor) -> Tensor:
         """k(p, p_j), (paths, points)."""
-        squares = p.square().sum(1)[:, None] + self.centres.square().sum(1)
-        return torch.addmm(squares, p, self.centres.T, alpha=-2.0).clamp_(min=0.0).mul_(-0.5).exp_()
+        sums = p.square().sum(1)[:, None] + self.centres.square().sum(1)
+        return torch.addmm(sums, p, self.centres.T, beta=-0.5).exp_()
 
 
 class Basis:
@@ -62,24 +62,31 @@ class Basis:
     """
 
     def __init__(self, kernel: Kernel, rows: Rows) -> None:
-        self.rows, self.kernel = rows, kernel
+        self.rows = rows
         self.l_h, self.l_x, self.l_g = kernel.lengths.tolist()
-        self.p = kernel.place(rows.features, kernel.origin, kernel.lengths)
+        self.p, self.b = kernel.place(rows.features, kernel.origin, kernel.lengths), kernel.centres
         self.k = kernel.values(self.p)
-
-    def values(self, c: Tensor) -> Paths:
-        """u^ alone."""
-        return self.rows.g + self.rows.gate * (self.k @ c)
+        self.explicit = rows.directions is not None and rows.directions.ndim == 3
 
     def jet(self, c: Tensor, *, second: bool = True) -> Jet:
-        """u^ = g + gate(t) sum_j c_j k(p, p_j), with the derivatives a PDE needs."""
-        rows = self.rows
-        kc = self.k * c
-        n = kc.sum(1)
-        moment = self.p * n[:, None] - kc @ self.kernel.centres
-        n_t = -moment[:, 0] * rows.h_t / self.l_h
-        grad_n = -(moment[:, 1:-1] / self.l_x + (moment[:, -1] / self.l_g)[:, None] * rows.grad_g)
-        lap_n = (kc * self.curvature()).sum(1) if second else torch.zeros_like(n)
+        """u^ = g + gate(t) sum_j c_j k(p, p_j), with the derivatives a PDE needs.
+
+        Sums over j of c_j k_j times a polynomial in e are taken of its monomials in p_j, in one
+        product; only along explicit directions is there a matrix of second derivatives.
+        """
+        rows, b_x, b_g = self.rows, self.b[:, 1:-1], self.b[:, -1:]
+        columns = [torch.ones_like(b_g), self.b]
+        if second and not self.explicit:
+            squares = b_x.square() if rows.directions is not None else b_x.square().sum(1, keepdim=True)
+            columns += [b_g.square(), b_g * b_x, squares]
+        sums = self.k @ (c[:, None] * torch.cat(columns, dim=1))
+        n, first, others = sums[:, 0], sums[:, 1 : self.b.shape[1] + 1], sums[:, self.b.shape[1] + 1 :]
+        e = self.p * n[:, None] - first
+        n_t = -e[:, 0] * rows.h_t / self.l_h
+        grad_n = -(e[:, 1:-1] / self.l_x + (e[:, -1] / self.l_g)[:, None] * rows.grad_g)
+        lap_n = torch.zeros_like(n)
+        if second:
+            lap_n = (self.k * self.second()) @ c if self.explicit else self._laplacian(n, first, e, others)
         return Jet(
             value=rows.g + rows.gate * n,
             dt=rows.gate_t * n + rows.gate * n_t,
@@ -87,40 +94,55 @@ class Basis:
             laplacian=rows.lap_g + rows.gate * lap_n,
         )
 
+    def _laplacian(self, n: Paths, first: Tensor, e: Tensor, others: Tensor) -> Paths:
+        """sum_j c_j sum_a d_a.Hess k d_a from sums over j of c_j k times 1, p_j, e, and (p_g^2, p_g p_x, p_x^2)_j."""
+        rows, p_x, p_g = self.rows, self.p[:, 1:-1], self.p[:, -1]
+        weights, steep, trace = self._along_axes()
+        g_g, g_x, x_x = others[:, 0], others[:, 1 : p_x.shape[1] + 1], others[:, p_x.shape[1] + 1 :]
+        e_gg = p_g.square() * n - 2.0 * p_g * first[:, -1] + g_g
+        e_gx = p_g[:, None] * e[:, 1:-1] - p_x * first[:, -1:] + g_x
+        e_xx = (weights * p_x * (p_x * n[:, None] - 2.0 * first[:, 1:-1])).sum(1)
+        e_xx += (x_x if rows.directions is None else weights * x_x).sum(1)
+        cross = (weights * rows.grad_g * e_gx).sum(1)
+        squares = e_xx / self.l_x**2 + 2.0 * cross / (self.l_x * self.l_g) + steep * e_gg / self.l_g**2
+        return squares - trace * n - e[:, -1] * rows.lap_g / self.l_g
+
+    def _along_axes(self) -> tuple[Vectors, Paths, Paths]:
+        """Squared lengths of directions along the axes, sum (grad g.d_a)^2, and the constant of the second derivative."""
+        rows = self.rows
+        weights = torch.ones_like(rows.x) if rows.directions is None else rows.directions.square()
+        steep = (weights * rows.grad_g.square()).sum(1)
+        return weights, steep, weights.sum(1) / self.l_x**2 + steep / self.l_g**2
+
     def away(self, column: int) -> Tensor:
         """e_h (column 0) or e_g (column -1), (paths, points)."""
-        return self.p[:, column, None] - self.kernel.centres[:, column]
+        return self.p[:, column, None] - self.b[:, column]
 
     def towards(self, w: Vectors) -> Tensor:
         """e_x.w, (paths, points)."""
-        return (self.p[:, 1:-1] * w).sum(1)[:, None] - w @ self.kernel.centres[:, 1:-1].T
+        return (self.p[:, 1:-1] * w).sum(1)[:, None] - w @ self.b[:, 1:-1].T
 
-    def curvature(self) -> Tensor:
+    def second(self) -> Tensor:
         """sum_a d_a.Hess k d_a / k, (paths, points)."""
-        rows, (e_g, p, b) = self.rows, (self.away(-1), self.p[:, 1:-1], self.kernel.centres[:, 1:-1])
-        if rows.directions is not None and rows.directions.ndim == 3:
-            along_g = (rows.directions @ rows.grad_g[:, :, None])[:, :, 0]
-            q = (torch.bmm(rows.directions, p[:, :, None]) - rows.directions @ b.T) / self.l_x
-            squares = torch.addcmul(q, along_g[:, :, None], e_g[:, None], value=1.0 / self.l_g).square_().sum(1)
-            trace = rows.directions.square().sum((1, 2)) / self.l_x**2 + along_g.square().sum(1) / self.l_g**2
+        rows, e_g, p_x, b_x = self.rows, self.away(-1), self.p[:, 1:-1], self.b[:, 1:-1]
+        d = rows.directions
+        if d is not None and d.ndim == 3:
+            along_g = (d @ rows.grad_g[:, :, None])[:, :, 0]
+            q = (d @ p_x[:, :, None] - d @ b_x.T) / self.l_x
+            squares = q.addcmul_(along_g[:, :, None], e_g[:, None], value=1.0 / self.l_g).square_().sum(1)
+            trace = d.square().sum((1, 2)) / self.l_x**2 + along_g.square().sum(1) / self.l_g**2
         else:
-            s = torch.ones_like(rows.x) if rows.directions is None else rows.directions.square()
-            weighted = s * rows.grad_g
-            steep = (weighted * rows.grad_g).sum(1)
-            spread = (s * p.square()).sum(1)[:, None] - 2.0 * (s * p) @ b.T + s @ b.square().T
-            squares = (
-                spread / self.l_x**2
-                + e_g * self.towards(weighted) * (2.0 / (self.l_x * self.l_g))
-                + e_g.square() * (steep / self.l_g**2)[:, None]
-            )
-            trace = s.sum(1) / self.l_x**2 + steep / self.l_g**2
+            weights, steep, trace = self._along_axes()
+            e_xx = (weights * p_x.square()).sum(1)[:, None] - 2.0 * (weights * p_x) @ b_x.T + weights @ b_x.square().T
+            cross = e_g * self.towards(weights * rows.grad_g)
+            squares = e_xx / self.l_x**2 + cross * (2.0 / (self.l_x * self.l_g)) + e_g.square() * (steep / self.l_g**2)[:, None]
         return squares - trace[:, None] - e_g * (rows.lap_g / self.l_g)[:, None]
 
     def linear_operator(self, factor: float) -> Tensor:
         """d_t + (factor/2) sum_a d_a.Hess d_a of every function of the basis, (paths, points)."""
         rows = self.rows
         inner = self.away(0) * (-rows.h_t / self.l_h)[:, None]
-        inner.add_(self.curvature(), alpha=0.5 * factor)
+        inner.add_(self.second(), alpha=0.5 * factor)
         return self.k * (rows.gate[:, None] * inner + rows.gate_t[:, None])
 
     def first_order(self, rate: Paths, w: Vectors) -> Tensor:
