@@ -32,6 +32,7 @@ __all__ = [
     "PointSampler",
     "PointwiseField",
     "Positions",
+    "Reference",
     "SemilinearPDE",
     "Solution",
     "Surrogate",
@@ -105,6 +106,15 @@ class Solution:
     source: str
     error: float = 0.0
     gradient: PointwiseField | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The solution at the reference point, where it is unknown elsewhere; ``error`` is its standard error."""
+
+    value: float
+    error: float
+    source: str
 
 
 @runtime_checkable
@@ -241,6 +251,7 @@ class SemilinearPDE:
     boundary_points: PointSampler | None = None
     start: float = 0.0
     solution: Solution | None = None
+    reference: Reference | None = None
     terminal_jet: TerminalJet | None = None
     profile: Terminal | None = None
     zero_terminal: bool = False
