@@ -23,6 +23,7 @@ from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
 from kernels.variance_reduction import antithetic, quasi
 from pipeline import catalogue, store
+from pipeline.chunks import MIN_DRAWS
 from pipeline.job import Job, RunFolder
 from pipeline.progress import log
 
@@ -154,7 +155,7 @@ def best_mlp(job: Job, points: int, budget: float, t: Tensor, x: Tensor) -> tupl
             draws = min(PILOT_DRAWS, PILOT_ROWS // (len(t) * m**n * n))
             estimator = picard(levels=n, samples=m)
             each = sum(estimator.flop(job.problem, term, 1) for term in estimator.terms)
-            if draws < 8 or PILOT_DRAWS * each > budget / points:
+            if draws < 8 or MIN_DRAWS * each > budget / points:
                 continue
             moments, work = measured(estimator, job.problem, t, x, (2, n, m), job.model.seed, draws)
             error = needed(estimator, moments, work) / (budget / points)
