@@ -29,7 +29,8 @@ from pipeline.progress import log
 
 PILOT_POINTS = 8
 PILOT_DRAWS = 64
-PILOT_ROWS = 65536
+MLP_PILOT_DRAWS = 128
+MLP_PILOT_ROWS = 131072
 
 ESTIMATORS: tuple[dict[str, Any], ...] = (
     {"name": "linearised", "times": 4, "steps": 1},
@@ -152,7 +153,7 @@ def best_mlp(job: Job, points: int, budget: float, t: Tensor, x: Tensor) -> tupl
     t, x = t[: 2 * PILOT_POINTS], x[: 2 * PILOT_POINTS]
     for n in MLP_LEVELS:
         for m in MLP_SAMPLES:
-            draws = min(PILOT_DRAWS, PILOT_ROWS // (len(t) * m**n * n))
+            draws = min(MLP_PILOT_DRAWS, MLP_PILOT_ROWS // (len(t) * m**n * n))
             estimator = picard(levels=n, samples=m)
             each = sum(estimator.flop(job.problem, term, 1) for term in estimator.terms)
             if draws < 8 or MIN_DRAWS * each > budget / points:
