@@ -20,7 +20,7 @@ from pipeline.tally import Method, Outcome, Tally, replay, within, within_distan
 from pipeline.training import trained_surrogate
 
 Array = NDArray[np.float64]
-FIGURES = ("rel_l2", "linf", "l1", "rel_se", "coverage", "bias_estimate", "rel_l2_low", "rel_l2_estimate", "rel_l2_high")
+FIGURES = ("rel_l2", "linf", "l1", "rel_se", "coverage", "bias_estimate", "rel_l2_low", "rel_l2_estimate", "rel_l2_high", "merit")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class MethodReport:
     flop: float | None
     paths: int | None
     seconds: float
-    """Core seconds."""
+    """Core seconds, of the surrogate the seconds of its training."""
+    wall: float
+    """Seconds that passed."""
     detail: str
     trace: tuple[tuple[float, float], ...]
     """(FLOP, relative L2 error) after each round of draws; empty without a reference."""
@@ -89,7 +91,8 @@ class Report:
 
         rel_l2, linf, l1 are against the truth; rel_l2_low, _estimate, _high bound the relative L2
         error without it: for the corrected value from its own standard errors and biases, for the
-        other methods from their distance to it.
+        other methods from their distance to it. merit is rel_se^2 times core seconds, which more
+        draws do not change: how fast a method buys accuracy.
         """
         method, corrected = self.methods[name], self.methods["scasml"]
         scale = self._scale(method.value)
@@ -99,6 +102,7 @@ class Report:
         assert corrected.se is not None and corrected.bias is not None
         if method.se is not None:
             out["rel_se"] = _rms(method.se) / scale
+            out["merit"] = out["rel_se"] ** 2 * method.seconds
         if method.bias is not None:
             out["bias_estimate"] = _rms(method.bias) / scale
         if name == "scasml":
@@ -142,7 +146,14 @@ class Report:
                 "points": len(self.t),
                 "stages": {stage: {"seconds": seconds} for stage, seconds in self.seconds.items()},
                 "methods": {
-                    name: {**self.errors(name), "seconds": m.seconds, "flop": m.flop, "paths": m.paths, "detail": m.detail}
+                    name: {
+                        **self.errors(name),
+                        "seconds": m.seconds,
+                        "wall_seconds": m.wall,
+                        "flop": m.flop,
+                        "paths": m.paths,
+                        "detail": m.detail,
+                    }
                     for name, m in self.methods.items()
                 },
                 "terms": {t.name: {k: v for k, v in vars(t).items() if k != "name"} for t in self.terms},
@@ -215,11 +226,13 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
             flop=method.flop(outcome.counts),
             paths=method.paths(outcome.counts),
             seconds=outcome.tally.core_seconds(outcome.counts),
+            wall=outcome.tally.wall,
             detail=detail,
             trace=tuple(trace),
         )
 
-    methods = {"surrogate": MethodReport(base, None, None, None, None, None, checkpoint.seconds, "trained network alone", ())}
+    trained = checkpoint.seconds
+    methods = {"surrogate": MethodReport(base, None, None, None, None, None, trained, trained, "surrogate alone", ())}
     budget = method.flop(outcome.counts)
     for baseline in baseline_methods(job, plan, len(t), budget):
         own = Tally.read(folder, baseline)
