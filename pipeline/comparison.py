@@ -165,8 +165,9 @@ def rates(summaries: Sequence[Summary]) -> dict[str, tuple[list[float], list[flo
             if (samples := total_samples(s, method)) and s["methods"][method]["rel_l2"]
         ]
         if points:
-            samples, errors = (list(column) for column in zip(*sorted(points), strict=True))
-            out[method] = samples, errors, slope(samples, errors)
+            points.sort()
+            many, errors = [p[0] for p in points], [p[1] for p in points]
+            out[method] = many, errors, slope(many, errors)
     return out
 
 

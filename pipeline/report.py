@@ -101,8 +101,8 @@ class Report:
             return out
         assert corrected.se is not None and corrected.bias is not None
         if method.se is not None:
-            out["rel_se"] = _rms(method.se) / scale
-            out["merit"] = out["rel_se"] ** 2 * method.seconds
+            relative = _rms(method.se) / scale
+            out |= {"rel_se": relative, "merit": relative**2 * method.seconds}
         if method.bias is not None:
             out["bias_estimate"] = _rms(method.bias) / scale
         if name == "scasml":
