@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline import store
+from pipeline.tables import COLUMNS, cell
 
 if TYPE_CHECKING:
     from pipeline.report import Report
@@ -37,8 +38,13 @@ figcaption { color: #555 } pre { background: #f5f5f5; padding: 1rem; overflow-x:
 <table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr{% if row[0] == "scasml" %} class="best"{% endif %}>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}
 </table>
-{% if biases %}<p>Estimated bias of the corrected value, over the root mean square of u: {{ biases }}. These come from the simulation
-itself and never see the truth; the confidence intervals are widened by them.</p>{% endif %}
+<h2>What the correction is made of</h2>
+<p>Estimator: {{ chosen }}. Every term is the mean of its own draws; all but those marked <em>left</em> are summed. What is left is an estimate of
+the bias (estimate minus truth), sampled and never told the truth; the confidence intervals are widened by it.</p>
+<table><tr><th>term</th><th>role</th><th>mean / rms u</th><th>s.e.</th><th>paths</th><th>FLOP</th></tr>
+{% for row in terms %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>
+{% if tried %}<p>Chosen by a pilot, by the work for a unit of variance:</p>
+<table><tr><th>candidate</th><th>variance × FLOP</th></tr>{% for row in tried %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
 {% for image, caption in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}"><figcaption>{{ caption }}</figcaption></figure>{% endfor %}
 <h2>Job</h2><pre>{{ job }}</pre>
 </body></html>
@@ -47,8 +53,6 @@ itself and never see the truth; the confidence intervals are widened by them.</p
 
 def page(report: Report) -> str:
     """report.html: table, plots and job in one file."""
-    from pipeline.report import COLUMNS, cell
-
     summary = report.summary()
     rows = [
         [name, *(cell(key, method[key]) for _, key in COLUMNS), method["detail"]] for name, method in summary["methods"].items()
@@ -65,7 +69,9 @@ def page(report: Report) -> str:
         tolerance=tolerance[report.tolerance_met],
         header=["method", *(title for title, _ in COLUMNS), ""],
         rows=rows,
-        biases="; ".join(f"{cause} {mean:+.1e} (s.e. {se:.0e})" for cause, (mean, se) in report.biases.items()),
+        terms=[(t.name, t.role, f"{t.mean:+.1e}", f"{t.se:.0e}", f"{t.paths:,}", f"{t.flop:.1e}") for t in report.terms],
+        tried=[(str(c), f"{c.work:.1e}") for c in report.plan.tried],
+        chosen=str(report.plan.chosen),
         figures=[(encode(figure), caption) for _, figure, caption in figures(report)],
         job=json.dumps(report.job, indent=2),
     )

@@ -22,7 +22,7 @@ from kernels.defect import defect
 from pipeline import catalogue
 from pipeline.errors import InputError, nearest
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same job would give other numbers."""
 
 SAMPLE_BLOCK = 32
@@ -83,6 +83,8 @@ class Correction(Record):
     laplacian: Literal["exact"] | Annotated[int, Field(ge=1)] = 8
     points: Annotated[int, Field(ge=1)] | PointsFile = 1000
     rtol: Annotated[float, Field(gt=0, lt=1)] | None = None
+    atol: Annotated[float, Field(gt=0)] | None = None
+    pairs: Literal["auto", "none", "antithetic", "quasi"] = "none"
     max_paths: Annotated[int, Field(ge=1)] = 1_000_000
     ranks: Annotated[int, Field(ge=1)] = 1
     oversubscribe: bool = False
