@@ -110,7 +110,10 @@ class Solution:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The solution at the reference point, where it is unknown elsewhere; ``error`` is its standard error."""
+    """u at the reference point of a problem whose solution elsewhere is unknown.
+
+    ``error`` is the standard error of a Monte Carlo value, or what a published one can be trusted to.
+    """
 
     value: float
     error: float
@@ -232,13 +235,14 @@ class SemilinearPDE:
 
     Every function works row by row on float32 or float64 tensors and never looks at the batch
     around a row. ``law`` holds mu and sigma. ``start`` is the coordinate x0 of the reference point
-    (0, (x0, ..., x0)). ``layer`` says how fast u leaves g: it moves by O(1) within time T/layer of
-    T. ``profile`` is a smooth stand-in for g where g has kinks, which surrogates build on instead;
-    ``terminal_jet`` is that of the profile, or of g where there is none. ``curvature`` says whether f is "concave" or "convex" in (y, z) jointly, which is what two-sided
-    bounds need. ``zero_terminal`` says that g = 0 identically, as for the defect of a surrogate with
-    g built in. ``local`` replaces ``driver`` where the driver is itself expensive, as a defect's
-    is, and ``known`` is the part of the solution that a defect is formed from; a problem written
-    by hand leaves both out.
+    (0, (x0, ..., x0)), and ``reference`` is u there where no ``solution`` is known. ``layer`` says
+    how fast u leaves g: it moves by O(1) within time T/layer of T. ``profile`` is a smooth stand-in
+    for g where g has kinks, which surrogates build on instead; ``terminal_jet`` is that of the
+    profile, or of g where there is none. ``curvature`` says whether f is "concave" or "convex" in
+    (y, z) jointly, which is what two-sided bounds need. ``zero_terminal`` says that g = 0
+    identically, as for the defect of a surrogate with g built in. ``local`` replaces ``driver``
+    where the driver is itself expensive, as a defect's is, and ``known`` is the part of the solution
+    that a defect is formed from; a problem written by hand leaves both out.
     """
 
     name: str
