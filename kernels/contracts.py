@@ -33,6 +33,7 @@ __all__ = [
     "PointSampler",
     "PointwiseField",
     "Positions",
+    "Reference",
     "SemilinearPDE",
     "Solution",
     "Surrogate",
@@ -106,6 +107,18 @@ class Solution:
     source: str
     error: float = 0.0
     gradient: PointwiseField | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """u at the reference point of a problem whose solution elsewhere is unknown.
+
+    ``error`` is the standard error of a Monte Carlo value, or what a published one can be trusted to.
+    """
+
+    value: float
+    error: float
+    source: str
 
 
 @runtime_checkable
@@ -223,13 +236,14 @@ class SemilinearPDE:
 
     Every function works row by row on float32 or float64 tensors and never looks at the batch
     around a row. ``law`` holds mu and sigma. ``start`` is the coordinate x0 of the reference point
-    (0, (x0, ..., x0)). ``layer`` says how fast u leaves g: it moves by O(1) within time T/layer of
-    T. ``profile`` is a smooth stand-in for g where g has kinks, which surrogates build on instead;
-    ``terminal_jet`` is that of the profile, or of g where there is none. ``curvature`` says whether f is "concave" or "convex" in (y, z) jointly, which is what two-sided
-    bounds need. ``zero_terminal`` says that g = 0 identically, as for the defect of a surrogate with
-    g built in. ``local`` replaces ``driver`` where the driver is itself expensive, as a defect's
-    is, and ``known`` is the part of the solution that a defect is formed from; a problem written
-    by hand leaves both out.
+    (0, (x0, ..., x0)), and ``reference`` is u there where no ``solution`` is known. ``layer`` says
+    how fast u leaves g: it moves by O(1) within time T/layer of T. ``profile`` is a smooth stand-in
+    for g where g has kinks, which surrogates build on instead; ``terminal_jet`` is that of the
+    profile, or of g where there is none. ``curvature`` says whether f is "concave" or "convex" in
+    (y, z) jointly, which is what two-sided bounds need. ``zero_terminal`` says that g = 0
+    identically, as for the defect of a surrogate with g built in. ``local`` replaces ``driver``
+    where the driver is itself expensive, as a defect's is, and ``known`` is the part of the solution
+    that a defect is formed from; a problem written by hand leaves both out.
     """
 
     name: str
@@ -242,6 +256,7 @@ class SemilinearPDE:
     boundary_points: PointSampler | None = None
     start: float = 0.0
     solution: Solution | None = None
+    reference: Reference | None = None
     terminal_jet: TerminalJet | None = None
     profile: Terminal | None = None
     zero_terminal: bool = False

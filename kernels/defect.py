@@ -77,6 +77,7 @@ def defect(problem: SemilinearPDE, surrogate: Surrogate, *, probes: int | None =
         terminal_jet=None,
         zero_terminal=surrogate.meets_terminal,
         solution=None,
+        reference=None,
         local=local,
         known=Known(problem=problem, value_and_gradient=surrogate.value_and_gradient, cost=first_order),
         cost=Cost(

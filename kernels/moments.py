@@ -71,16 +71,52 @@ def normal_quantile(confidence: float) -> float:
     return float(ndtri(0.5 + confidence / 2.0))
 
 
+def simultaneous_quantile(confidence: float, intervals: int) -> float:
+    """Half-width in standard errors at which ``intervals`` independent intervals hold together (Sidak 1967).
+
+    >>> round(simultaneous_quantile(0.95, 1), 6), round(simultaneous_quantile(0.95, 1000), 3)
+    (1.959964, 4.049)
+    """
+    return normal_quantile(confidence ** (1.0 / intervals))
+
+
 def shrink(estimate: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Empirical-Bayes means of noisy per-point estimates (Efron and Morris 1973, unequal variances pooled).
+    """Empirical-Bayes means of noisy estimates (Efron and Morris 1973, unequal variances pooled).
 
     Each estimate moves towards the mean of all by the share of their spread that their own noise
-    explains. One point alone, or estimates without noise, are returned unchanged.
+    explains, and the mean itself towards 0 by the share of its square that its noise does.
     """
-    if estimate.size < 2:
-        return estimate
     noise = float(np.mean(np.square(error)))
-    spread = float(np.var(estimate, ddof=1))
-    keep = max(0.0, 1.0 - noise / spread) if spread > 0.0 else 1.0
     centre = float(estimate.mean())
-    return centre + keep * (estimate - centre)
+    centre *= _kept(centre**2, noise / estimate.size)
+    if estimate.size < 2:
+        return np.full_like(estimate, centre)
+    spread = float(np.var(estimate, ddof=1))
+    return centre + _kept(spread, noise) * (estimate - estimate.mean())
+
+
+def _kept(square: float, noise: float) -> float:
+    return max(0.0, 1.0 - noise / square) if square > 0.0 else 0.0
+
+
+def rms_interval(mean: NDArray[np.float64], error: NDArray[np.float64], confidence: float) -> tuple[float, float, float]:
+    """(low, estimate, high) of the root mean square of the values behind noisy means.
+
+    With m_i ~ N(v_i, s_i^2), m_i^2 - s_i^2 is unbiased for v_i^2 and has variance 4 v_i^2 s_i^2 + 2 s_i^4;
+    the interval is normal for the mean of the squares.
+    """
+    square, noise = np.square(mean), np.square(error)
+    excess = square - noise
+    variance = 4.0 * np.maximum(excess, 0.0) * noise + 2.0 * np.square(noise)
+    half = normal_quantile(confidence) * float(np.sqrt(variance.sum())) / mean.size
+    low, middle, high = (float(np.sqrt(max(0.0, excess.mean() + k * half))) for k in (-1.0, 0.0, 1.0))
+    return low, middle, high
+
+
+def noise_interval(bias: NDArray[np.float64], error: NDArray[np.float64], confidence: float) -> tuple[float, float, float]:
+    """(low, estimate, high) of the root mean square that estimates with these biases and standard errors are off by."""
+    square, noise = np.square(bias), np.square(error)
+    variance = 4.0 * square * noise + 2.0 * np.square(noise)
+    half = normal_quantile(confidence) * float(np.sqrt(variance.sum())) / bias.size
+    low, middle, high = (float(np.sqrt(max(0.0, (square + noise).mean() + k * half))) for k in (-1.0, 0.0, 1.0))
+    return low, middle, high

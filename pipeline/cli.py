@@ -21,7 +21,8 @@ from pipeline.figures import save_images
 from pipeline.job import Job, RunFolder, load_jobs, parse_override
 from pipeline.launch import correct_stage
 from pipeline.progress import console, followed, log
-from pipeline.report import finished, read_summary, table
+from pipeline.report_files import finished, read_summary
+from pipeline.tables import table
 from pipeline.training import train_stage
 
 app = typer.Typer(

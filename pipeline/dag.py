@@ -21,11 +21,12 @@ from kernels.streams import Purpose, Stream
 from pipeline import catalogue, store
 from pipeline.correction import check_paths, scasml_method
 from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
-from pipeline.job import Job, PointsFile, RunFolder, check_resources
+from pipeline.estimate import first_choice, point_count
+from pipeline.job import Job, RunFolder, check_resources
 from pipeline.launch import correct_stage
-from pipeline.points import read_points
 from pipeline.progress import log
-from pipeline.report import Report, finished, fold, save
+from pipeline.report import Report, fold
+from pipeline.report_files import finished, save
 from pipeline.training import memory_needed, train_stage
 
 OBJECT_STORE_BYTES = 100_000_000
@@ -38,10 +39,9 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
     job.objective(surrogate)
     if isinstance(surrogate, nn.Module) and job.learns == "steps":
         job.optimizer(surrogate.parameters())
-    points = job.model.correction.points
-    count = len(read_points(job.folder / points.file, job)[0]) if isinstance(points, PointsFile) else points
+    count = point_count(job)
     check_resources(job, memory_needed(job), on_ray=on_ray)
-    check_paths(job, scasml_method(job, surrogate, count))
+    check_paths(job, scasml_method(job, surrogate, count, first_choice(job)))
 
 
 def check_functions(job: Job) -> None:

@@ -1,18 +1,29 @@
-"""What a job will cost, before anything runs."""
+"""What a job will cost, before anything runs; and, once its surrogate is trained, what its tolerance will."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from pipeline.correction import linear_method, scasml_method
-from pipeline.job import Job, PointsFile
+from kernels.contracts import Surrogate
+from kernels.streams import Purpose, Stream
+from pipeline import store
+from pipeline.allocation import forecast, met
+from pipeline.correction import base_values, linear_method, scasml_method
+from pipeline.fanout import compute
+from pipeline.job import Job, PointsFile, RunFolder
+from pipeline.plan import ESTIMATORS, LAPLACIANS, PAIRS, Candidate, Plan, choose, load_plan
 from pipeline.points import read_points
-from pipeline.training import memory_needed, one_thread
+from pipeline.tally import Tally, within
+from pipeline.training import memory_needed, one_thread, trained_surrogate
 
 SHARE_OF_GEMM = 0.5
 """Share of the matrix-product rate that training and correction reach (tests/benchmarks)."""
+
+PREDICTION_BLOCKS = 8
 
 
 def gemm_rate() -> float:
@@ -27,6 +38,16 @@ def gemm_rate() -> float:
         return count * 2.0 * a.shape[0] * b.numel() / (time.perf_counter() - began)
 
 
+def first_choice(job: Job) -> Candidate:
+    """The candidate a pilot starts from: what is known of a correction before there is a surrogate."""
+    options = job.model.correction
+    return Candidate(
+        ESTIMATORS[0] if options.estimator.name == "auto" else job.resolved["correction"]["estimator"],
+        LAPLACIANS[0] if options.laplacian == "auto" else options.laplacian,
+        PAIRS[0] if options.pairs == "auto" else options.pairs,
+    )
+
+
 def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     """Rows (stage, evaluations, FLOP, memory, disk, time) of the table that `scasml check` prints."""
     rate = SHARE_OF_GEMM * gemm_rate()
@@ -34,11 +55,11 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     surrogate = job.surrogate()
     parameters = sum(p.numel() for p in surrogate.parameters())  # type: ignore[attr-defined]
     train_flop = training.steps * job.objective(surrogate).flop(training.batch)
-    points = correction.points
-    count = len(read_points(job.folder / points.file, job)[0]) if isinstance(points, PointsFile) else points
-    method = scasml_method(job, surrogate, count)
-    correct_flop = correction.max_paths * method.flop_per_draw()
-    chunks = correction.max_paths / method.layout.draws / min(16, count)
+    count = point_count(job)
+    method = scasml_method(job, surrogate, count, first_choice(job))
+    flop_per_path = method.prices.work[0]
+    correct_flop = correction.max_paths * flop_per_path
+    chunks = correction.max_paths / method.layout.draws[0] / min(16, count)
     monte_carlo = [b for b in job.model.report.baselines if b != "surrogate"]
     linear = linear_method(job, count)
 
@@ -46,7 +67,7 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
         return f"{flop / rate / cores:.0f} s on {cores}"
 
     memory = f"{memory_needed(job) / 1e9:.2f} GB"
-    bound = "" if correction.rtol is None else "at most "
+    bound = "" if correction.rtol is None and correction.atol is None else "at most "
     rows = [
         (
             "train",
@@ -67,6 +88,69 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     ]
     if monte_carlo:
         flop = correct_flop * len(monte_carlo)
-        note = f"up to {correct_flop / linear.flop_per_draw():.1e} paths"
+        note = f"up to {correct_flop / linear.prices.work[0]:.1e} paths"
         rows.append((" and ".join(monte_carlo), note, f"at most {flop:.1e}", memory, "as above", seconds(flop, correction.ranks)))
     return rows
+
+
+def point_count(job: Job) -> int:
+    """How many evaluation points a job has."""
+    points = job.model.correction.points
+    return len(read_points(job.folder / points.file, job)[0]) if isinstance(points, PointsFile) else points
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a correction will take: top-level draws, FLOP, core seconds at the pilot's speed, and whether rtol will be met."""
+
+    paths: float
+    flop: float
+    core_seconds: float
+    met: bool | None
+
+
+def predict(job: Job, folder: RunFolder) -> Prediction:
+    """From a pilot of the trained surrogate in ``folder``: the first chunk of every term at a few blocks of points.
+
+    The same chunks the correction starts with, and the same allocation; nothing is written.
+    """
+    surrogate = trained_surrogate(folder, job)
+    t, x = points_of(job, folder)
+    with torch.no_grad():
+        plan = load_plan(folder, job) or choose(job, surrogate, t, x)
+    return _predict(job, surrogate, plan, t, x)
+
+
+def points_of(job: Job, folder: RunFolder) -> tuple[torch.Tensor, torch.Tensor]:
+    """The run's points, stored or drawn as they will be."""
+    if folder.points.exists():
+        return store.load_points(folder.points, job.correction_hash)
+    points = job.model.correction.points
+    if isinstance(points, PointsFile):
+        return read_points(job.folder / points.file, job)
+    return job.problem.sample_points(points, Stream(job.model.seed, Purpose.POINTS))
+
+
+def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: torch.Tensor) -> Prediction:
+    options = job.model.correction
+    method = scasml_method(job, surrogate, len(t), plan.chosen)
+    layout, tally = method.layout, Tally(method)
+    blocks = np.unique(np.linspace(0, layout.blocks - 1, PREDICTION_BLOCKS).astype(int)).tolist()
+    spent = 0.0
+    with one_thread():
+        for block in blocks:
+            for term in range(len(method.terms)):
+                began = time.perf_counter()
+                tally.have[block, term, 0] = compute(method, layout.chunk(block, term, 0), t, x, job.model.seed)
+                spent += time.perf_counter() - began
+    tolerance = within(options.rtol, options.atol, base_values(surrogate, t, x), layout)
+    pilot = tuple(1 for _ in method.terms)
+    standings = [tally.standing(block, pilot, tolerance) for block in blocks]
+    seen = sum(layout.size(b) for b in blocks)
+    share = seen / len(t)
+    ended = forecast(standings, method.prices, options.max_paths * share, tolerant=tolerance is not None)
+    flop = sum(layout.size(b) * method.prices.flop(c) for b, c in zip(blocks, ended, strict=True)) / share
+    paths = sum(layout.size(b) * method.draws(c) for b, c in zip(blocks, ended, strict=True)) / share
+    speed = seen * method.prices.flop(pilot) / spent
+    reached = [met(standing.variance, counts, method.prices) for standing, counts in zip(standings, ended, strict=True)]
+    return Prediction(paths, flop, flop / speed, None if tolerance is None else all(reached))

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline import store
+from pipeline.tables import COLUMNS, cell
 
 if TYPE_CHECKING:
     from pipeline.report import Report
@@ -37,8 +38,13 @@ figcaption { color: #555 } pre { background: #f5f5f5; padding: 1rem; overflow-x:
 <table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr{% if row[0] == "scasml" %} class="best"{% endif %}>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}
 </table>
-{% if biases %}<p>Estimated bias of the corrected value, over the root mean square of u: {{ biases }}. These come from the simulation
-itself and never see the truth; the confidence intervals are widened by them.</p>{% endif %}
+<h2>What the correction is made of</h2>
+<p>Estimator: {{ chosen }}. Every term is the mean of its own draws; all but those marked <em>left</em> are summed. What is left is an estimate of
+the bias (estimate minus truth), sampled and never told the truth; the confidence intervals are widened by it.</p>
+<table><tr><th>term</th><th>role</th><th>mean / rms u</th><th>s.e.</th><th>paths</th><th>FLOP</th></tr>
+{% for row in terms %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>
+{% if tried %}<p>Chosen by a pilot, by the work for a unit of variance:</p>
+<table><tr><th>candidate</th><th>variance × FLOP</th></tr>{% for row in tried %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
 {% for image, caption in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}"><figcaption>{{ caption }}</figcaption></figure>{% endfor %}
 <h2>Job</h2><pre>{{ job }}</pre>
 </body></html>
@@ -47,8 +53,6 @@ itself and never see the truth; the confidence intervals are widened by them.</p
 
 def page(report: Report) -> str:
     """report.html: table, plots and job in one file."""
-    from pipeline.report import COLUMNS, cell
-
     summary = report.summary()
     rows = [
         [name, *(cell(key, method[key]) for _, key in COLUMNS), method["detail"]] for name, method in summary["methods"].items()
@@ -65,23 +69,30 @@ def page(report: Report) -> str:
         tolerance=tolerance[report.tolerance_met],
         header=["method", *(title for title, _ in COLUMNS), ""],
         rows=rows,
-        biases="; ".join(f"{cause} {mean:+.1e} (s.e. {se:.0e})" for cause, (mean, se) in report.biases.items()),
+        terms=[(t.name, t.role, f"{t.mean:+.1e}", f"{t.se:.0e}", f"{t.paths:,}", f"{t.flop:.1e}") for t in report.terms],
+        tried=[(str(c), f"{c.work:.1e}") for c in report.plan.tried],
+        chosen=str(report.plan.chosen),
         figures=[(encode(figure), caption) for _, figure, caption in figures(report)],
         job=json.dumps(report.job, indent=2),
     )
 
 
-def encode(figure: Figure) -> str:
-    """A figure as base64 PNG."""
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file's content."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def encode(figure: Figure) -> str:
+    """A figure as base64 PNG."""
+    return base64.b64encode(png(figure)).decode()
 
 
 def save_images(report: Report, folder: Path) -> None:
     """Every plot of a report as ``<job>_<plot>.png``."""
     for name, figure, _ in figures(report):
-        store.commit(folder / f"{report.job['name']}_{name}.png", base64.b64decode(encode(figure)))
+        store.commit(folder / f"{report.job['name']}_{name}.png", png(figure))
 
 
 def figures(report: Report) -> list[tuple[str, Figure, str]]:
@@ -100,7 +111,8 @@ def figures(report: Report) -> list[tuple[str, Figure, str]]:
     return out
 
 
-def _axes(width: float = 6.4, height: float = 4.2) -> tuple[Figure, Any]:
+def axes(width: float = 6.4, height: float = 4.2) -> tuple[Figure, Any]:
+    """An empty plot in the house's style."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -109,39 +121,39 @@ def _axes(width: float = 6.4, height: float = 4.2) -> tuple[Figure, Any]:
 
 def _before_after(report: Report) -> Figure:
     assert report.reference is not None
-    figure, axes = _axes(5.6, 5.0)
+    figure, plot = axes(5.6, 5.0)
     before, after = (np.abs(report.methods[name].value - report.reference) for name in ("surrogate", "scasml"))
     floor = max(np.finfo(float).tiny, 1e-3 * float(np.median(after)))
     before, after = np.maximum(before, floor), np.maximum(after, floor)
-    axes.loglog(before, after, ".", ms=3, color=COLOURS["scasml"], alpha=0.6)
+    plot.loglog(before, after, ".", ms=3, color=COLOURS["scasml"], alpha=0.6)
     ends = [min(before.min(), after.min()), max(before.max(), after.max())]
-    axes.plot(ends, ends, "--", color="#444", lw=1)
-    axes.set(xlabel="|error| of the surrogate", ylabel="|error| after the correction")
+    plot.plot(ends, ends, "--", color="#444", lw=1)
+    plot.set(xlabel="|error| of the surrogate", ylabel="|error| after the correction")
     return figure
 
 
 def _against_cost(report: Report) -> Figure:
-    figure, axes = _axes()
+    figure, plot = axes()
     for name, method in report.methods.items():
         if method.trace:
             flop, error = np.array(method.trace).T
-            axes.loglog(flop, error, "o-", ms=4, color=COLOURS[name], label=LABELS[name])
+            plot.loglog(flop, error, "o-", ms=4, color=COLOURS[name], label=LABELS[name])
     if "surrogate" in report.methods:
         level = report.errors("surrogate")["rel_l2"]
-        axes.axhline(level, color=COLOURS["surrogate"], lw=1.2, ls="--", label=LABELS["surrogate"])
-    axes.set(xlabel="model FLOP at inference", ylabel="relative L2 error")
-    axes.legend(frameon=False)
+        plot.axhline(level, color=COLOURS["surrogate"], lw=1.2, ls="--", label=LABELS["surrogate"])
+    plot.set(xlabel="model FLOP at inference", ylabel="relative L2 error")
+    plot.legend(frameon=False)
     return figure
 
 
 def _intervals(report: Report) -> Figure:
-    figure, axes = _axes(9.0, 4.2)
+    figure, plot = axes(9.0, 4.2)
     scasml = report.methods["scasml"]
     assert scasml.half_width is not None
     centre = report.reference if report.reference is not None else scasml.value
     pick = np.unique(np.linspace(0, len(centre) - 1, SHOWN_POINTS).astype(int))
     place = np.arange(len(pick))
-    axes.errorbar(
+    plot.errorbar(
         place,
         (scasml.value - centre)[pick],
         scasml.half_width[pick],
@@ -153,22 +165,22 @@ def _intervals(report: Report) -> Figure:
         label="corrected",
     )
     if "surrogate" in report.methods:
-        axes.plot(
+        plot.plot(
             place, (report.methods["surrogate"].value - centre)[pick], "x", ms=4, color=COLOURS["surrogate"], label="surrogate"
         )
-    axes.axhline(0.0, color="#444", lw=1)
+    plot.axhline(0.0, color="#444", lw=1)
     label = "truth" if report.reference is not None else "corrected value"
-    axes.set(xlabel="evaluation point (every few)", ylabel=f"value minus {label}")
-    axes.legend(frameon=False, ncols=2)
+    plot.set(xlabel="evaluation point (every few)", ylabel=f"value minus {label}")
+    plot.legend(frameon=False, ncols=2)
     return figure
 
 
 def _training(report: Report) -> Figure:
-    figure, axes = _axes()
+    figure, plot = axes()
     steps = np.arange(1, len(report.losses) + 1)
-    axes.semilogy(steps, report.losses, lw=0.4, color="#bbb")
+    plot.semilogy(steps, report.losses, lw=0.4, color="#bbb")
     window = max(1, len(steps) // 50)
     smooth = np.convolve(report.losses, np.ones(window) / window, mode="valid")
-    axes.semilogy(steps[window - 1 :], smooth, lw=1.5, color=COLOURS["surrogate"])
-    axes.set(xlabel="step", ylabel="training loss")
+    plot.semilogy(steps[window - 1 :], smooth, lw=1.5, color=COLOURS["surrogate"])
+    plot.set(xlabel="step", ylabel="training loss")
     return figure

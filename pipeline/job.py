@@ -23,7 +23,7 @@ from pipeline import catalogue
 from pipeline.errors import InputError, nearest
 from pipeline.weights import read_weights
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same job would give other numbers."""
 
 SAMPLE_BLOCK = 32
@@ -88,6 +88,8 @@ class Correction(Record):
     laplacian: Literal["exact"] | Annotated[int, Field(ge=1)] = 8
     points: Annotated[int, Field(ge=1)] | PointsFile = 1000
     rtol: Annotated[float, Field(gt=0, lt=1)] | None = None
+    atol: Annotated[float, Field(gt=0)] | None = None
+    pairs: Literal["auto", "none", "antithetic", "quasi"] = "none"
     max_paths: Annotated[int, Field(ge=1)] = 1_000_000
     ranks: Annotated[int, Field(ge=1)] = 1
     oversubscribe: bool = False

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 
-VERSION = 1
+VERSION = 2
 USER_BLOCK = 512
 MAGIC = b"scasml sha256 "
 
@@ -295,10 +295,10 @@ def load_points(path: Path, correction_hash: str) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Wave:
-    """Moments of some chunks: keys (chunks, 2) = (block, index), and per channel count, mean, m2.
+    """Moments of some chunks: keys (chunks, 3) = (block, term, index), with count, mean and m2.
 
-    ``count`` is (chunks, channels), ``mean`` and ``m2`` (chunks, channels, points of a block),
-    padded with NaN where the last block is short; ``seconds`` (chunks,) is what they took.
+    ``count`` is (chunks,), ``mean`` and ``m2`` (chunks, points of a block, ...), padded with NaN where
+    the last block is short; ``seconds`` (chunks,) is what each took, ``wall`` what all took together.
     """
 
     keys: NDArray[np.int64]
@@ -306,18 +306,19 @@ class Wave:
     mean: NDArray[np.float64]
     m2: NDArray[np.float64]
     seconds: NDArray[np.float64]
+    wall: float
 
 
 def save_wave(path: Path, wave: Wave, *, owner: str) -> None:
     """Commit the moments of a wave of chunks."""
 
     def fill(file: h5py.File) -> None:
-        put(file, "keys", wave.keys, long_name="block and index of a chunk", units="1")
+        put(file, "keys", wave.keys, long_name="block, term and index of a chunk", units="1")
         put(file, "count", wave.count, long_name="draws", units="1")
         put(file, "mean", wave.mean, long_name="mean of the draws", units="1")
         put(file, "m2", wave.m2, long_name="sum of squared deviations", units="1")
 
-    write(path, "wave", fill, {"owner": owner, "seconds": wave.seconds})
+    write(path, "wave", fill, {"owner": owner, "seconds": wave.seconds, "wall": wave.wall})
 
 
 def load_wave(path: Path, *, owner: str) -> Wave:
@@ -331,4 +332,5 @@ def load_wave(path: Path, *, owner: str) -> Wave:
             mean=array(file, "mean"),
             m2=array(file, "m2"),
             seconds=np.asarray(file.attrs["seconds"]),
+            wall=float(file.attrs["wall"]),
         )

@@ -264,7 +264,7 @@ def memory_needed(job: Job) -> float:
     held += sum(2.0 * b.numel() * b.element_size() for b in surrogate.buffers())
     correction = job.model.correction
     probes = 1 if correction.laplacian == "exact" else correction.laplacian
-    rows = POINTS_PER_BLOCK * job.estimator().rows(MIN_DRAWS)
+    rows = POINTS_PER_BLOCK * max(job.estimator().rows(term, MIN_DRAWS) for term in job.estimator().terms)
     chunk = 4.0 * rows * job.problem.dim * (16.0 + probes)
     points = 0 if isinstance(correction.points, PointsFile) else correction.points
     return held + _working_memory(job, surrogate) + chunk + 8.0 * points * (2.0 * job.problem.dim + 40.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, uniform_ball
+from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, uniform_ball, uniform_sphere
 
 FREQUENCY = 0.1
 OFFSET = 1.6
@@ -16,7 +16,8 @@ def diffusion_reaction(dim: int) -> SemilinearPDE:
 
     u* = 1.6 + sin(0.1 sum_i x_i) exp(0.01 d (t-T)/2) (Gobet and Turkedjian 2017; Fan, Sun,
     Yang, Lu, arXiv 2504.16172). In (mu, sigma, f): 0, 1, min(1, (y - u*)^2). u* solves the heat
-    equation and f vanishes on it, so dropping f costs nothing here: a test of variance only.
+    equation and f vanishes on it, so dropping f costs nothing here: a test of variance only. A parabola
+    cut off at 1 is neither concave nor convex.
     """
     horizon = 1.0
 
@@ -47,5 +48,6 @@ def diffusion_reaction(dim: int) -> SemilinearPDE:
         terminal=terminal,
         terminal_jet=terminal_jet,
         sample_points=uniform_ball(dim, horizon),
+        boundary_points=uniform_sphere(dim, horizon),
         solution=Solution(value=value, source="closed form"),
     )

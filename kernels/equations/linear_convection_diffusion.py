@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_box
+from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_box, uniform_box_boundary
 
 
 def linear_convection_diffusion(dim: int) -> SemilinearPDE:
@@ -39,6 +39,9 @@ def linear_convection_diffusion(dim: int) -> SemilinearPDE:
         driver=driver,
         terminal=terminal,
         terminal_jet=terminal_jet,
+        # f = 0 is convex as well: either bound is exact.
+        curvature="concave",
         sample_points=uniform_box(dim, horizon, 0.5),
+        boundary_points=uniform_box_boundary(dim, horizon, 0.5),
         solution=Solution(value=value, source="closed form"),
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_ball
+from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_ball, uniform_sphere
 from kernels.streams import Purpose, Stream
 
 
@@ -18,7 +18,7 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
     x.A x = sum_{i<d} c1_i (x_i - x_{i+1})^2 + c2_i x_{i+1}^2, c uniform on [1/2, 3/2] from
     ``coefficient_seed`` (Fan, Sun, Yang, Lu, arXiv 2504.16172); ``isotropic`` takes A = I
     instead (E, Han, Jentzen, CMS 2017). In (mu, sigma, f): 0, sqrt 2, -strength |z|^2 / 2.
-    Exact by the Hopf-Cole transform and one quadrature, to 12 digits.
+    Concave in (y, z). Exact by the Hopf-Cole transform and one quadrature, to 12 digits.
 
     :param strength: weight of the control, > 0; the nonlinearity grows with it
     :param isotropic: A = I instead of seeded coefficients
@@ -92,8 +92,10 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
         driver=driver,
         terminal=terminal,
         terminal_jet=terminal_jet,
+        curvature="concave",
         layer=float(dim),
         sample_points=uniform_ball(dim, horizon),
+        boundary_points=uniform_sphere(dim, horizon),
         solution=Solution(
             value=value, gradient=gradient, error=1e-11, source="Hopf-Cole transform and trapezoidal quadrature, 12 digits"
         ),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_box
+from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_box, uniform_box_boundary
 
 
 def viscous_burgers(dim: int, *, sigma: float = 0.25) -> SemilinearPDE:
     """u_t + (sigma^2 u - 1/d - sigma^2/2) sum_i d_i u + (sigma^2/2) Laplacian u = 0 on [0, 1/2].
 
     u = sigmoid(t + sum_i x_i) (Fan, Sun, Yang, Lu, arXiv 2504.16172). In (mu, sigma, f):
-    -(1/d + sigma^2/2), sigma, sigma y sum_i z_i.
+    -(1/d + sigma^2/2), sigma, sigma y sum_i z_i, which is bilinear: neither concave nor convex.
 
     :param sigma: diffusion coefficient, > 0
     """
@@ -44,5 +44,6 @@ def viscous_burgers(dim: int, *, sigma: float = 0.25) -> SemilinearPDE:
         terminal=terminal,
         terminal_jet=terminal_jet,
         sample_points=uniform_box(dim, horizon, 0.5),
+        boundary_points=uniform_box_boundary(dim, horizon, 0.5),
         solution=Solution(value=value, source="closed form"),
     )

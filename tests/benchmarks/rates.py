@@ -3,7 +3,9 @@
     python tests/benchmarks/rates.py [--processes 2] [--seconds 3] [--dim 100] [--width 128] [--depth 4]
 
 All figures come from one run, in which every measurement runs in simultaneous one-thread
-processes; the denominator is the sum of their float32 matrix-product rates at the same shapes.
+processes. The numerator counts the FLOP of the matrix products of one call, as torch executes them
+(the optimizer's own excluded); the denominator is the rate of float32 products of the same number
+of rows by width x width. The parts of a call that are not such products are timed apart.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ import argparse
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.defect import defect
 from kernels.equations.lqg import lqg
@@ -26,35 +30,68 @@ from kernels.surrogates.mlp import STREAM_ROWS, mlp
 
 BATCH = 128
 POINTS, DRAWS = 16, 64
+NORMALS = 1_000_000
 
 
-def workloads(dim: int, width: int, depth: int) -> dict[str, tuple[Callable[[], Any], float]]:
-    """name -> (one call, its model FLOP or count)."""
+@dataclass(frozen=True)
+class Workload:
+    """One call, its work, and the rows of the matrix product it is held against (None: not in FLOP)."""
+
+    call: Callable[[], Any]
+    work: float
+    rows: int | None = None
+
+
+def products(call: Callable[[], Any]) -> float:
+    """FLOP of the matrix products that a call executes."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def product(rows: int, width: int) -> Workload:
+    """The matrix product itself."""
+    a, b, out = torch.randn(rows, width), torch.randn(width, width), torch.empty(rows, width)
+    return Workload(lambda: torch.mm(a, b, out=out), 2.0 * rows * width * width)
+
+
+def workloads(dim: int, width: int, depth: int) -> dict[str, Workload]:
+    """Everything that is measured, by name."""
     problem = lqg(dim)
     surrogate = mlp(problem, seed=0, width=width, depth=depth)
     objective = path(problem, surrogate)
     optimizer = soap(surrogate.parameters())
     frozen = mlp(problem, seed=0, width=width, depth=depth).requires_grad_(False)
     t, x = problem.sample_points(POINTS, Stream(0, 0))
-    a, b = torch.randn(STREAM_ROWS, width), torch.randn(width, width)
-    out = torch.empty(STREAM_ROWS, width)
+    batch = objective.sample(BATCH, Stream(0, 1))
+    rows = BATCH * objective.steps
+
+    def differentiate() -> None:
+        optimizer.zero_grad()
+        objective(*batch).backward()
 
     def train() -> None:
         optimizer.zero_grad()
         objective(*objective.sample(BATCH, Stream(0, 1))).backward()
         optimizer.step()
 
-    def correction(times: int, probes: int | None) -> tuple[Callable[[], Any], float]:
+    def correction(times: int, probes: int | None) -> Workload:
         estimator, error = linearised(times=times), defect(problem, frozen, probes=probes)
-        flop = POINTS * estimator.flop(error, DRAWS)
-        return lambda: estimator.sample(error, t, x, DRAWS, Stream(0, 2)), flop
 
+        def call() -> Any:
+            return estimator.sample(error, t, x, "linear", DRAWS, Stream(0, 2))
+
+        return Workload(call, products(call), STREAM_ROWS)
+
+    flop = products(differentiate)
     return {
-        "matrix product": (lambda: torch.mm(a, b, out=out), 2.0 * STREAM_ROWS * width * width),
-        "training step (path, SOAP)": (train, objective.flop(BATCH)),
+        f"matrix product, {rows} rows": product(rows, width),
+        f"matrix product, {STREAM_ROWS} rows": product(STREAM_ROWS, width),
+        "training step (path, SOAP)": Workload(train, flop, rows),
+        "  its loss and gradient": Workload(differentiate, flop, rows),
         "correction (8 probes)": correction(4, 8),
         "correction (exact Laplacian)": correction(1, None),
-        "normals": (lambda: Stream(0, 3).normal(1_000_000), 1e6),
+        "normals": Workload(lambda: Stream(0, 3).normal(NORMALS), float(NORMALS)),
     }
 
 
@@ -70,26 +107,30 @@ def rate_of(call: Callable[[], Any], work: float, seconds: float) -> float:
 def measure(barrier: Any, results: Any, seconds: float, shape: tuple[int, int, int]) -> None:
     """One process: rate of every workload while the others run the same."""
     torch.set_num_threads(1)
-    for name, (call, work) in workloads(*shape).items():
-        call()
+    for name, load in workloads(*shape).items():
+        load.call()
         barrier.wait()
-        results.put((name, rate_of(call, work, seconds)))
+        results.put((name, load.rows, rate_of(load.call, load.work, seconds)))
 
 
-def rates(processes: int, seconds: float, shape: tuple[int, int, int]) -> dict[str, float]:
-    """Summed rates of ``processes`` simultaneous one-thread processes."""
+def rates(processes: int, seconds: float, shape: tuple[int, int, int]) -> dict[str, tuple[float, float | None]]:
+    """name -> (summed rate of simultaneous one-thread processes, its share of the matrix product's)."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
     started = [context.Process(target=measure, args=(barrier, results, seconds, shape)) for _ in range(processes)]
     for process in started:
         process.start()
     total: dict[str, float] = {}
-    for _ in range(processes * 5):
-        name, rate = results.get(timeout=120 + 20 * seconds)
+    rows: dict[str, int | None] = {}
+    for _ in range(processes * len(workloads(*shape))):
+        name, rows[name], rate = results.get(timeout=120 + 20 * seconds)
         total[name] = total.get(name, 0.0) + rate
     for process in started:
         process.join()
-    return total
+    return {
+        name: (rate, None if (r := rows[name]) is None else rate / total[f"matrix product, {r} rows"])
+        for name, rate in total.items()
+    }
 
 
 def main() -> None:
@@ -100,12 +141,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     given = parser.parse_args()
     found = rates(given.processes, given.seconds, (given.dim, given.width, given.depth))
-    gemm = found["matrix product"]
-    for name, rate in found.items():
+    for name, (rate, share) in found.items():
         if name == "normals":
             print(f"{name:30} {rate / 1e6:8.1f} M/s")
         else:
-            print(f"{name:30} {rate / 1e9:8.1f} GFLOP/s   {rate / gemm:5.2f} of the matrix product")
+            print(f"{name:30} {rate / 1e9:8.1f} GFLOP/s" + ("" if share is None else f"   {share:5.2f} of the matrix product"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,214 @@
+"""What a pilot chooses before the correction: estimator, Laplacian, variance reduction, and the MLP baseline's (n, M).
+
+Everything here follows from the job and its surrogate, through streams of its own, and never from
+the truth. Rank 0 decides once and stores the decision with the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.contracts import Estimator, SemilinearPDE, Surrogate
+from kernels.defect import defect
+from kernels.estimators.picard import picard
+from kernels.moments import Moments
+from kernels.streams import Purpose, Stream
+from kernels.variance_reduction import antithetic, quasi
+from pipeline import catalogue, store
+from pipeline.chunks import MIN_DRAWS
+from pipeline.job import Job, RunFolder
+from pipeline.progress import log
+
+PILOT_POINTS = 8
+PILOT_DRAWS = 64
+MLP_PILOT_DRAWS = 128
+MLP_PILOT_ROWS = 131072
+
+ESTIMATORS: tuple[dict[str, Any], ...] = (
+    {"name": "linearised", "times": 4, "steps": 1},
+    {"name": "linearised", "times": 1, "steps": 1},
+    {"name": "telescoped", "steps": 8},
+)
+"""What ``estimator: auto`` chooses from; the first is taken unless another is clearly better."""
+
+LAPLACIANS: tuple[int | str, ...] = (8, 2, "exact")
+PAIRS = ("none", "antithetic", "quasi")
+CLEARLY = 0.8
+"""A later candidate is taken where its work is below this part of the best one's before it."""
+
+MLP_LEVELS = (1, 2, 3)
+MLP_SAMPLES = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to correct, and the work it needs: (sum_l sqrt(V_l C_l))^2, FLOP for a unit variance of the estimate.
+
+    ``work`` is None where there was nothing to choose between.
+    """
+
+    estimator: dict[str, Any]
+    laplacian: int | str
+    pairs: str
+    work: float | None = None
+
+    def build(self) -> Estimator:
+        """The estimator with its variance reduction."""
+        options = {k: v for k, v in self.estimator.items() if k != "name"}
+        made: Estimator = catalogue.factory("estimators", self.estimator["name"], "correction.estimator")(**options)
+        return {"none": lambda e: e, "antithetic": antithetic, "quasi": quasi}[self.pairs](made)
+
+    def problem(self, job: Job, surrogate: Surrogate) -> SemilinearPDE:
+        """The defect, its trace exact or sampled."""
+        return defect(job.problem, surrogate, probes=None if isinstance(self.laplacian, str) else self.laplacian)
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{k} {v}" for k, v in self.estimator.items() if k != "name")
+        trace = "exact Laplacian" if isinstance(self.laplacian, str) else f"{self.laplacian} probes"
+        trace = "" if self.estimator["name"] == "telescoped" else f", {trace}"
+        return f"{self.estimator['name']} ({options}){trace}" + ("" if self.pairs == "none" else f", {self.pairs}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decision, what was tried, and the (levels, samples) of plain MLP for the budget it was asked for."""
+
+    chosen: Candidate
+    tried: tuple[Candidate, ...]
+    mlp: tuple[int, int] | None = None
+    mlp_budget: float = 0.0
+
+
+def measured(
+    estimator: Estimator, problem: SemilinearPDE, t: Tensor, x: Tensor, address: tuple[int, ...], seed: int, draws: int
+) -> tuple[dict[str, Moments], dict[str, float]]:
+    """Moments of a few draws of every term at the points, and FLOP a draw."""
+    moments, work = {}, {}
+    for number, term in enumerate((*estimator.terms, *estimator.biases)):
+        stream = Stream(seed, Purpose.PILOT, *address, number)
+        moments[term] = Moments.of(estimator.sample(problem, t, x, term, draws, stream).numpy())
+        work[term] = estimator.flop(problem, term, draws) / draws
+    return moments, work
+
+
+def needed(estimator: Estimator, moments: dict[str, Moments], work: dict[str, float]) -> float:
+    """FLOP for a unit variance of the estimate, at the best allocation over its terms."""
+    return sum(math.sqrt(float(np.mean(moments[term].variance)) * work[term]) for term in estimator.terms) ** 2
+
+
+def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
+    """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points."""
+    options = job.model.correction
+    fixed = options.estimator.name != "auto"
+    estimators = (job.resolved["correction"]["estimator"],) if fixed else ESTIMATORS
+    laplacians = LAPLACIANS if options.laplacian == "auto" else (options.laplacian,)
+    pairs = PAIRS if options.pairs == "auto" else (options.pairs,)
+    rows = np.unique(np.linspace(0, len(t) - 1, PILOT_POINTS).astype(int))
+    t, x = t[rows], x[rows]
+    tried: list[Candidate] = []
+
+    def best(candidates: list[Candidate]) -> Candidate:
+        if len(candidates) == 1:
+            return candidates[0]
+        champion, least = None, math.inf
+        for candidate in candidates:
+            estimator, problem = candidate.build(), candidate.problem(job, surrogate)
+            moments, work = measured(estimator, problem, t, x, (1, len(tried)), job.model.seed, PILOT_DRAWS)
+            cost = needed(estimator, moments, work)
+            tried.append(replace(candidate, work=cost))
+            if champion is None or cost < CLEARLY * least:
+                champion, least = tried[-1], cost
+        assert champion is not None
+        return champion
+
+    # A telescoped estimate takes no second derivatives: one Laplacian stands for all.
+    first = best(
+        [
+            Candidate(e, laplacian, pairs[0])
+            for e in estimators
+            for laplacian in (laplacians[:1] if e["name"] == "telescoped" else laplacians)
+        ]
+    )
+    if len(pairs) > 1:
+        first = best([Candidate(first.estimator, first.laplacian, pair) for pair in pairs])
+    return Plan(first, tuple(tried))
+
+
+def best_mlp(job: Job, points: int, budget: float, t: Tensor, x: Tensor) -> tuple[int, int]:
+    """The (n, M) of plain MLP with the least predicted error within ``budget`` FLOP, from a pilot that never sees the truth.
+
+    Predicted mean square error: the variance that the budget buys at the best allocation, plus the
+    square of the next Picard level's mean, which is what truncating at n leaves out (less its own
+    noise).
+    """
+    best, least = (1, 1), math.inf
+    t, x = t[: 2 * PILOT_POINTS], x[: 2 * PILOT_POINTS]
+    for n in MLP_LEVELS:
+        for m in MLP_SAMPLES:
+            draws = min(MLP_PILOT_DRAWS, MLP_PILOT_ROWS // (len(t) * m**n * n))
+            estimator = picard(levels=n, samples=m)
+            each = sum(estimator.flop(job.problem, term, 1) for term in estimator.terms)
+            if draws < 8 or MIN_DRAWS * each > budget / points:
+                continue
+            moments, work = measured(estimator, job.problem, t, x, (2, n, m), job.model.seed, draws)
+            error = needed(estimator, moments, work) / (budget / points)
+            for bias in estimator.biases:
+                square = np.mean(np.square(moments[bias].mean)) - np.mean(np.square(moments[bias].standard_error))
+                error += max(0.0, float(square))
+            if error < least:
+                best, least = (n, m), error
+    return best
+
+
+def _file(folder: RunFolder) -> Path:
+    return folder.path / "plan.json"
+
+
+def load_plan(folder: RunFolder, job: Job) -> Plan | None:
+    """The stored decision of this very correction, or None."""
+    try:
+        data = json.loads(_file(folder).read_text(encoding="utf-8"))
+        if data.pop("correction_hash") != job.correction_hash:
+            return None
+        data["chosen"] = Candidate(**data["chosen"])
+        data["tried"] = tuple(Candidate(**c) for c in data["tried"])
+        data["mlp"] = None if data["mlp"] is None else (int(data["mlp"][0]), int(data["mlp"][1]))
+        plan = Plan(**data)
+        plan.chosen.build()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return plan
+
+
+def save_plan(folder: RunFolder, job: Job, plan: Plan) -> None:
+    """Store a decision with the run."""
+    content = {"correction_hash": job.correction_hash, **asdict(plan)}
+    store.commit(_file(folder), (json.dumps(content, indent=2) + "\n").encode())
+
+
+def correction_plan(folder: RunFolder, job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
+    """The run's decision, made now where it has none."""
+    plan = load_plan(folder, job)
+    if plan is None:
+        with torch.no_grad():
+            plan = choose(job, surrogate, t, x)
+        save_plan(folder, job, plan)
+        if plan.tried:
+            log(folder.log, f"pilot of {len(plan.tried)} estimators: {plan.chosen}")
+    return plan
+
+
+def with_mlp(folder: RunFolder, job: Job, plan: Plan, budget: float, t: Tensor, x: Tensor) -> Plan:
+    """The plan with the MLP baseline for this budget."""
+    if plan.mlp is None or plan.mlp_budget != budget:
+        plan = Plan(plan.chosen, plan.tried, best_mlp(job, len(t), budget, t, x), budget)
+        save_plan(folder, job, plan)
+    return plan

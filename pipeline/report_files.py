@@ -1,0 +1,104 @@
+"""A report as report.h5, report.json and report.html, and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import store
+from pipeline.figures import page
+from pipeline.job import Job, RunFolder
+from pipeline.report import Report
+
+Array = NDArray[np.float64]
+
+LONG_NAMES = {
+    "t": "time of the evaluation point",
+    "x": "position of the evaluation point",
+    "u_surrogate": "trained surrogate",
+    "u_linear": "Feynman-Kac value with the driver dropped",
+    "u_linear_se": "standard error of u_linear",
+    "u_mlp": "plain multilevel Picard value, no surrogate",
+    "u_mlp_se": "standard error of u_mlp",
+    "u_scasml": "surrogate plus simulated correction",
+    "u_scasml_se": "standard error of u_scasml",
+    "u_scasml_bias": "estimated bias of u_scasml (estimate minus truth), from simulation alone",
+    "ci_low": "lower end of the confidence interval, widened by the estimated bias",
+    "ci_high": "upper end of the confidence interval, widened by the estimated bias",
+    "simultaneous_low": "lower end of the interval that holds at all points together",
+    "simultaneous_high": "upper end of the interval that holds at all points together",
+    "u_reference": "exact or reference solution",
+    "u_reference_se": "accuracy of u_reference",
+    "paths": "top-level draws of the correction",
+}
+
+
+def save(report: Report, folder: RunFolder) -> None:
+    """Commit report.json, report.html and report.h5; the HDF5 file last: it marks the run finished."""
+    summary = report.summary()
+    store.commit(folder.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    store.commit(folder.page, page(report).encode())
+    columns = variables(report)
+
+    def fill(file: Any) -> None:
+        for name, size in (("point", len(report.t)), ("axis", report.x.shape[1])):
+            node = store.put(file, name, np.arange(size), long_name=f"index of the {name}", units="1")
+            node.make_scale(name)
+        for name, values in columns.items():
+            node = store.put(file, name, values, long_name=LONG_NAMES[name], units="1")
+            node.dims[0].attach_scale(file["point"])
+            if values.ndim == 2:
+                node.dims[1].attach_scale(file["axis"])
+
+    attributes = {
+        "job": report.job,
+        "training_hash": report.hashes["training"],
+        "correction_hash": report.hashes["correction"],
+        "seed": report.job["seed"],
+        "device": "cpu",
+        "seconds": report.seconds,
+        "summary": summary,
+        "title": f"{report.job['name']}: {report.job['problem']['name']} in {report.job['problem']['dim']} dimensions",
+        "Conventions": "CF-1.11",
+    }
+    store.write(folder.report, "report", fill, attributes)
+
+
+def variables(report: Report) -> dict[str, Array]:
+    """Every variable of report.h5; NaN where there is no value."""
+    nothing = np.full(len(report.t), np.nan)
+    out: dict[str, Array] = {"t": report.t, "x": report.x}
+    for name in ("surrogate", "linear", "mlp", "scasml"):
+        method = report.methods.get(name)
+        out[f"u_{name}"] = nothing if method is None else method.value
+        if name != "surrogate":
+            out[f"u_{name}_se"] = nothing if method is None or method.se is None else method.se
+    bias = report.methods["scasml"].bias
+    assert bias is not None
+    out["u_scasml_bias"] = bias
+    for kind, (low, high) in report.intervals().items():
+        out[f"{kind}_low"], out[f"{kind}_high"] = low, high
+    out["u_reference"] = nothing if report.reference is None else report.reference
+    out["u_reference_se"] = nothing if report.reference is None else np.full_like(nothing, report.reference_error)
+    out["paths"] = report.draws
+    return {name: out[name] for name in LONG_NAMES}
+
+
+def finished(folder: RunFolder, job: Job) -> dict[str, Any] | None:
+    """The summary of this very job if the folder holds its finished report."""
+    if not folder.report.exists():
+        return None
+    with store.opened(folder.report, "report") as file:
+        same = json.loads(file.attrs["job"]) == job.resolved and str(file.attrs["correction_hash"]) == job.correction_hash
+        return json.loads(file.attrs["summary"]) if same else None
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The summary of a finished run, from its folder or its report.h5."""
+    file = path / "report.h5" if path.is_dir() else path
+    with store.opened(file, "report") as opened:
+        return json.loads(opened.attrs["summary"])
