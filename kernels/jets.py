@@ -95,7 +95,7 @@ def reverse_sweep(layers: Layers, slopes: Sequence[Tensor]) -> Float[Tensor, "pa
 
 def network_laplacian(
     layers: Layers, streams: Float[Tensor, "paths streams width"], extra: int = 0, phi: Activation = TANH
-) -> tuple[Float[Tensor, "paths streams"], list[Float[Tensor, "paths width"]]]:
+) -> tuple[Float[Tensor, "paths streams"], list[Float[Tensor, "paths _"]]]:
     """All streams at the output, and every layer's phi'.
 
     Streams of the first pre-activation: the value, the summed second derivative, ``extra``
