@@ -101,9 +101,7 @@ class Picard:
         _, above = self._pair(problem, at, self.levels, r, x_r, stream)
         return over_density * (below - above)
 
-    def _pair(
-        self, problem: SemilinearPDE, at: LocalDriver, n: int, t: Paths, x: Vectors, stream: Stream
-    ) -> tuple[Paths, Paths]:
+    def _pair(self, problem: SemilinearPDE, at: LocalDriver, n: int, t: Paths, x: Vectors, stream: Stream) -> tuple[Paths, Paths]:
         """Increments of f a row from two independent U_n: one of mean E f(U_n), and one of mean f(E U_n) to second order."""
         if n == 0:
             return torch.zeros_like(t), torch.zeros_like(t)
