@@ -219,6 +219,11 @@ class OneFeature:
             return x.double().square().sum(-1)
         return (x.double() - self.m).sum(-1) if self.c is None else ((x.double() - self.m) * self.c).sum(-1)
 
+    def gradient_of_feature(self, x: Tensor) -> Tensor:
+        if self.radial:
+            return 2.0 * x
+        return torch.ones_like(x) if self.c is None else self.c.expand_as(x)
+
     def value(self, t: Tensor, x: Tensor) -> Tensor:
         return self.u(t.double(), self.feature(x))
 
@@ -230,10 +235,7 @@ class OneFeature:
             dt, slope = torch.autograd.grad(value.sum(), (time, w), create_graph=True, allow_unused=True, materialize_grads=True)
             (bend,) = torch.autograd.grad(slope.sum(), w, allow_unused=True, materialize_grads=True)
         slope = slope.detach()
-        if self.radial:
-            of_feature = 2.0 * wide
-        else:
-            of_feature = torch.ones_like(wide) if self.c is None else self.c.expand_as(wide)
+        of_feature = self.gradient_of_feature(wide)
         # Hess u = u_ww grad w grad w^T + u_w Hess w, and Hess |x|^2 = 2.
         if directions is None:
             along, size = of_feature.square().sum(-1), float(wide.shape[1])
@@ -251,8 +253,7 @@ class OneFeature:
             w = self.feature(wide).requires_grad_()
             value = self.u(t.double(), w)
             (slope,) = torch.autograd.grad(value.sum(), w, allow_unused=True, materialize_grads=True)
-        of_feature = 2.0 * wide if self.radial else (torch.ones_like(wide) if self.c is None else self.c.expand_as(wide))
-        return value.detach().to(x), (slope[:, None] * of_feature).to(x)
+        return value.detach().to(x), (slope[:, None] * self.gradient_of_feature(wide)).to(x)
 
     def flop(self, probes: int | None) -> tuple[float, float]:
         return 1.0, 1.0
@@ -294,9 +295,7 @@ class Manufactured:
 
     def surrogate(self, error: Field, *, meets_terminal: bool) -> OneFeature:
         """The solution plus ``error(t, w)`` times the height of the wave."""
-        return OneFeature(
-            lambda t, w: self.u(t, w) + self.size * error(t, w), c=self.c, m=self.m, meets_terminal=meets_terminal
-        )
+        return OneFeature(lambda t, w: self.u(t, w) + self.size * error(t, w), c=self.c, m=self.m, meets_terminal=meets_terminal)
 
     def truth(self, t: Tensor, x: Tensor) -> Tensor:
         return OneFeature(self.u, c=self.c, m=self.m).value(t, x)

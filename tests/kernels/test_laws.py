@@ -18,7 +18,7 @@ import kernels.laws
 from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
 from kernels.streams import Stream
 
-DIM, DRAWS, PATHS = 3, 100_000, 60_000
+DIM, DRAWS = 3, 100_000
 
 
 def bend(x: Tensor) -> Tensor:
@@ -301,27 +301,28 @@ def frozen_weight(law: ItoDiffusion, elapsed: float, shift: float | None, draws:
 @pytest.mark.parametrize("sigma", [diffusion, diagonal], ids=["full", "diagonal"])
 @pytest.mark.parametrize("shift", [None, 0.5])
 def test_the_weight_of_a_general_diffusion_agrees_with_finite_differences(sigma: Any, shift: float | None) -> None:
-    """2 dimensions, 16 Euler steps, 60000 paths: 4 s.e. of the difference, common random numbers, and 1 % of z for the step.
+    """2 dimensions, 100000 paths of 4 Euler steps on common random numbers: within 4 s.e. (1 to 3 % of z) of the differences.
 
-    False positives 10^-4. Planted: the weight without the derivative process, z = grad u, and sigma for sigma^T in the pull.
+    The weight is that of the Euler path itself, so nothing is allowed for the step. False positives 10^-4 a case. Planted: the
+    weight without the derivative process, z = grad u, and sigma for sigma^T in the pull.
     """
-    law, s = ItoDiffusion(mu=drift, sigma=sigma, steps=16), 0.6
+    law, s = ItoDiffusion(mu=drift, sigma=sigma, steps=4), 0.6
 
     def h(x: Tensor) -> Tensor:
         return torch.sin(1.3 * x[:, 0] + 0.4) * torch.cos(0.9 * x[:, 1])
 
-    end, weight = run(law, s, shift, dim=2, draws=PATHS)
-    z = general_z(law, s, shift, h, PATHS)
-    value, slack = h(end)[:, None] - h(end).mean(), 0.01 * z.mean(0).norm().item()
+    end, weight = run(law, s, shift, dim=2, draws=DRAWS)
+    z = general_z(law, s, shift, h, DRAWS)
+    value = h(end)[:, None] - h(end).mean()
     ours = value * weight
-    assert vanishes(ours - z, slack)
-    assert not vanishes(value * frozen_weight(law, s, shift, PATHS) - z, slack)
+    assert vanishes(ours - z)
+    assert not vanishes(value * frozen_weight(law, s, shift, DRAWS) - z)
     start = torch.tensor([[0.8, 1.0]], dtype=torch.float64)
     matrix = sigma_of(law, torch.full((1,), 0.1, dtype=torch.float64), start)[0]
     gradient = torch.linalg.solve(matrix.T, ours.T).T
-    assert not vanishes(gradient - z, slack)
+    assert not vanishes(gradient - z)
     if not matrix.equal(matrix.T):
-        assert not vanishes(gradient @ matrix.T - z, slack)
+        assert not vanishes(gradient @ matrix.T - z)
 
 
 @pytest.mark.parametrize(
