@@ -204,18 +204,11 @@ class Slopeless(OneFeature):
         raise AssertionError("second derivatives were asked for")
 
 
-class Drifting(Stream):
-    """The planted fault: noise that is not of mean 0 under the path's own measure."""
-
-    def normal(self, *shape: int) -> Tensor:
-        return super().normal(*shape) + 0.1
-
-
 def test_a_kinked_terminal_condition_is_served_by_gradients_alone() -> None:
     """Heat equation, g = |sum x|/sqrt d, u^ a smooth stand-in: E g(X_T) = E|N(m, T)| in closed form.
 
     40000 draws: 4 s.e., false positives 6 in 10^5, less than 1 % of u; the variance is below a fifth of plain draws. The mean is right
-    for a gradient 3 % off too, a martingale being one whatever multiplies dW. Caught: a noise with a drift, and the stand-in's own error.
+    for a gradient 3 % off too, a martingale being one whatever multiplies dW. Caught: the stand-in's own error.
     """
     dim, horizon = 4, 1.0
     problem = written(lambda t, x, y, z: torch.zeros_like(y), terminal=lambda x: x.sum(-1).abs() / math.sqrt(dim), dim=dim)
@@ -234,8 +227,6 @@ def test_a_kinked_terminal_condition_is_served_by_gradients_alone() -> None:
     assert draws.var() < 0.2 * plain.var()
     steep = Mean.of(telescoped().sample(bent(error, 1.03), t, x, "telescoped", 40_000, Stream(6, 0)) + smooth(t, x.sum(-1))[:, None])
     assert abs(steep.mean - truth) < 4.0 * steep.error
-    drifting = Mean.of(telescoped().sample(error, t, x, "telescoped", 40_000, Drifting(6, 0)) + smooth(t, x.sum(-1))[:, None])
-    assert abs(drifting.mean - truth) > 10.0 * u.error
     assert abs(smooth(t, x.sum(-1)) - truth) > 10.0 * u.error
 
 
