@@ -20,6 +20,7 @@ __all__ = [
     "Draws",
     "Driver",
     "Estimator",
+    "Fitted",
     "GeometricBrownianMotion",
     "ItoDiffusion",
     "Jet",
@@ -345,6 +346,19 @@ class Surrogate(Protocol):
 
     def flop(self, probes: int | None) -> tuple[float, float]:
         """Model FLOP of one row of value_and_gradient, and of jet along so many directions."""
+        ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A surrogate that solves for its own parameters; others follow an objective down."""
+
+    def fit(self, stream: Stream) -> list[float]:
+        """Set the parameters from what the stream draws; the losses on the way, which end with the last."""
+        ...
+
+    def fit_cost(self) -> tuple[float, float]:
+        """Model FLOP of ``fit``, at most, and the bytes at its peak."""
         ...
 
 

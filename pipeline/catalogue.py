@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import InputError, nearest
 
@@ -33,6 +33,13 @@ def factory(room: str, name: str, where: str) -> Callable[..., Any]:
     if name not in known:
         raise InputError(f"{where} = '{name}': no such {SINGULAR[room]}.{nearest(name, known)}")
     return getattr(importlib.import_module(f"kernels.{room}.{name}"), name)
+
+
+def learns(make: Callable[..., Any]) -> Literal["steps", "fit", "nothing"]:
+    """How a surrogate's factory gets its parameters: by steps of training, by a fit of its own, or as arrays of a file."""
+    if "arrays" in inspect.signature(make).parameters:
+        return "nothing"
+    return "fit" if hasattr(typing.get_type_hints(make).get("return"), "fit") else "steps"
 
 
 def user_factory(file: Path, name: str, where: str) -> Callable[..., Any]:

@@ -37,7 +37,7 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
     check_functions(job)
     surrogate = job.surrogate()
     job.objective(surrogate)
-    if isinstance(surrogate, nn.Module):
+    if isinstance(surrogate, nn.Module) and job.learns == "steps":
         job.optimizer(surrogate.parameters())
     count = point_count(job)
     check_resources(job, memory_needed(job), on_ray=on_ray)
@@ -78,11 +78,15 @@ def prepare(job: Job, out: Path | None) -> RunFolder:
     if folder.points.exists():
         store.load_points(folder.points, job.correction_hash)
     data = dict(job.resolved)
-    problem, points = data["problem"], data["correction"]["points"]
+    problem, surrogate, points = data["problem"], data["surrogate"], data["correction"]["points"]
     files = {}
     if "file" in problem:
         files[_own(problem["file"])] = (job.folder / problem["file"]).read_bytes()
         data["problem"] = {**problem, "file": _own(problem["file"])}
+    if "file" in surrogate:
+        name = _own(surrogate["file"], "network_")
+        files[name] = (job.folder / surrogate["file"]).read_bytes()
+        data["surrogate"] = {**surrogate, "file": name}
     if isinstance(points, dict):
         files[_own(points["file"])] = (job.folder / points["file"]).read_bytes()
         data["correction"] = {**data["correction"], "points": {"file": _own(points["file"])}}
@@ -92,9 +96,9 @@ def prepare(job: Job, out: Path | None) -> RunFolder:
     return folder
 
 
-def _own(file: str) -> str:
-    """Name of a user's file inside the run's folder, where it must not meet one of ours."""
-    return f"given_{Path(file).name.removeprefix('given_')}"
+def _own(file: str, prefix: str = "given_") -> str:
+    """Name of a user's file inside the run's folder, where it must meet neither one of ours nor another of the user's."""
+    return f"{prefix}{Path(file).name.removeprefix(prefix)}"
 
 
 def report_stage(folder: RunFolder, job: Job) -> Report:

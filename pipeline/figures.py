@@ -106,7 +106,8 @@ def figures(report: Report) -> list[tuple[str, Figure, str]]:
         out.append(("against_cost", _against_cost(report), caption))
     caption = f"{100 * report.confidence:g} % intervals, widened by the estimated bias, at evenly spaced points."
     out.append(("intervals", _intervals(report), caption))
-    out.append(("training", _training(report), "Training loss; the line is its mean over 1/50 of the steps."))
+    if len(report.losses):
+        out.append(("training", _training(report), "Training loss; the line is its mean over 1/50 of the steps."))
     return out
 
 

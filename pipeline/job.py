@@ -21,6 +21,7 @@ from kernels.contracts import Estimator, SemilinearPDE, Surrogate
 from kernels.defect import defect
 from pipeline import catalogue
 from pipeline.errors import InputError, nearest
+from pipeline.weights import read_weights
 
 FORMAT = 3
 """Raised when the same job would give other numbers."""
@@ -60,6 +61,10 @@ def _as_choice(value: Any, info: ValidationInfo) -> Any:
 
 class ProblemChoice(Choice):
     dim: Annotated[int, Field(ge=1)]
+    file: str | None = None
+
+
+class SurrogateChoice(Choice):
     file: str | None = None
 
 
@@ -106,7 +111,7 @@ class JobModel(Record):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     problem: ProblemChoice
-    surrogate: Choice = Choice(name=DEFAULTS["surrogate"])
+    surrogate: SurrogateChoice = SurrogateChoice(name=DEFAULTS["surrogate"])
     training: Training = Training()
     correction: Correction = Correction()
     report: ReportOptions = ReportOptions()
@@ -125,6 +130,7 @@ class Job:
     def resolved(self) -> dict[str, Any]:
         """The job with every default filled in, as plain data."""
         data = json.loads(self.model.model_dump_json())
+        self._check_learning()
         for key, room in (
             ("surrogate", "surrogates"),
             ("objective", "objectives"),
@@ -134,6 +140,8 @@ class Job:
             part = data if key == "surrogate" else data["correction" if key == "estimator" else "training"]
             where = key if part is data else f"{'correction' if key == 'estimator' else 'training'}.{key}"
             part[key] = self._complete(part[key], room, where)
+        if self.learns != "steps":
+            data["training"] = {}
         make = self._problem_factory()
         given = {k: v for k, v in data["problem"].items() if k not in ("name", "dim", "file")}
         data["problem"] = {
@@ -143,8 +151,29 @@ class Job:
 
     @staticmethod
     def _complete(choice: dict[str, Any], room: str, where: str) -> dict[str, Any]:
-        given = {k: v for k, v in choice.items() if k != "name"}
-        return {"name": choice["name"]} | catalogue.checked_options(catalogue.factory(room, choice["name"], where), given, where)
+        given = {k: v for k, v in choice.items() if k not in ("name", "file")}
+        kept = {k: v for k, v in choice.items() if k in ("name", "file") and v is not None}
+        return kept | catalogue.checked_options(catalogue.factory(room, choice["name"], where), given, where)
+
+    @property
+    def learns(self) -> str:
+        """Where the surrogate's parameters come from: "steps" of training, a "fit" of its own, or "nothing" but a file."""
+        return catalogue.learns(catalogue.factory("surrogates", self.model.surrogate.name, "surrogate"))
+
+    def _check_learning(self) -> None:
+        """Refuse keys that say how to train what is not trained, and a file where none is read."""
+        spec, given = self.model.surrogate, sorted(self.model.training.model_fields_set)
+        if self.learns == "nothing" and spec.file is None:
+            raise InputError(f"surrogate.file is missing: '{spec.name}' takes its parameters from a file, .npz or .h5")
+        if self.learns != "nothing" and spec.file is not None:
+            raise InputError(
+                f"surrogate.file = '{spec.file}': '{spec.name}' reads no file: leave it out, or name given_network for your own"
+            )
+        if self.learns != "steps" and given:
+            how = "is fitted by its own solver" if self.learns == "fit" else "comes trained"
+            raise InputError(
+                f"training.{given[0]}: '{spec.name}' {how}, so that no key of training applies: leave the training block out"
+            )
 
     def _problem_factory(self) -> Any:
         problem = self.model.problem
@@ -155,7 +184,7 @@ class Job:
     def _options(self, *path: str) -> dict[str, Any]:
         part = self.resolved
         for key in path:
-            part = part[key]
+            part = part.get(key, {})
         return {k: v for k, v in part.items() if k not in ("name", "dim", "file")}
 
     # The parts of a run, always rebuilt from the job.
@@ -170,8 +199,10 @@ class Job:
         return problem
 
     def surrogate(self) -> Surrogate:
-        make = catalogue.factory("surrogates", self.model.surrogate.name, "surrogate")
-        return catalogue.build(make, "surrogate", self.problem, seed=self.model.seed, **self._options("surrogate"))
+        spec = self.model.surrogate
+        make = catalogue.factory("surrogates", spec.name, "surrogate")
+        arrays = [] if spec.file is None else [read_weights(self.folder / spec.file)]
+        return catalogue.build(make, "surrogate", self.problem, *arrays, seed=self.model.seed, **self._options("surrogate"))
 
     def objective(self, surrogate: Surrogate) -> Any:
         make = catalogue.factory("objectives", self.model.training.objective.name, "training.objective")
@@ -195,11 +226,12 @@ class Job:
     @cached_property
     def training_hash(self) -> str:
         data = self.resolved
-        problem = dict(data["problem"])
-        if "file" in problem:
-            problem["file"] = hashlib.sha256((self.folder / problem["file"]).read_bytes()).hexdigest()
+        problem, surrogate = dict(data["problem"]), dict(data["surrogate"])
+        for part in (problem, surrogate):
+            if "file" in part:
+                part["file"] = hashlib.sha256((self.folder / part["file"]).read_bytes()).hexdigest()
         training = {k: v for k, v in data["training"].items() if k != "checkpoint_every"}
-        return _digest([FORMAT, data["seed"], problem, data["surrogate"], training])
+        return _digest([FORMAT, data["seed"], problem, surrogate, training])
 
     @cached_property
     def correction_hash(self) -> str:
@@ -365,6 +397,9 @@ def _check(job: Job) -> None:
             f"training.batch = {training.batch}: should be a multiple of {SAMPLE_BLOCK} x workers = {SAMPLE_BLOCK * shards}, "
             "so that every worker gets whole blocks of samples"
         )
+    weights = job.model.surrogate.file
+    if weights is not None and not (job.folder / weights).is_file():
+        raise InputError(f"surrogate.file = '{weights}': no such file in '{job.folder}'")
     if isinstance(correction.points, PointsFile) and not (job.folder / correction.points.file).is_file():
         raise InputError(f"correction.points.file = '{correction.points.file}': no such file in '{job.folder}'")
 

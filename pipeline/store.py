@@ -118,6 +118,15 @@ def foreign_table(path: Path, *names: str) -> NDArray[np.float64]:
         return np.column_stack([array(file, name) for name in names])
 
 
+def foreign_arrays(path: Path, limit: int) -> dict[str, NDArray[Any]]:
+    """Every array at the root of a user's own HDF5 file, ``limit`` bytes at most, with the refusals of ``array``."""
+    with h5py.File(path, "r") as file:
+        size = sum(node.nbytes for name in file if isinstance(node := file.get(name), h5py.Dataset))
+        if size > limit:
+            raise InputError(f"it holds {size / 1e9:.1f} GB, and at most {limit / 1e9:.0f} GB are read")
+        return {name: np.ascontiguousarray(array(file, name)) for name in file}
+
+
 def put(file: h5py.File | h5py.Group, name: str, data: NDArray[Any], **attributes: str) -> h5py.Dataset:
     """Store an array with a Fletcher-32 checksum (scalars and empty arrays cannot carry one)."""
     checked = {"fletcher32": True} if data.ndim and data.size else {}
@@ -260,7 +269,7 @@ def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
     for key in ("seed", "problem", "surrogate", "training"):
         walk(theirs.get(key), ours.get(key), key)
-    return "; ".join(found[:3]) or "the problem's file has changed"
+    return "; ".join(found[:3]) or "a file that the job names has changed"
 
 
 # Points and waves of chunks.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kernels.contracts import Fitted, Surrogate
 from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
@@ -136,6 +137,33 @@ def train_here(folder: RunFolder, job: Job) -> None:
         train(folder, job, shards=range(workers), of=workers)
 
 
+def settle(folder: RunFolder, job: Job) -> None:
+    """The checkpoint of a surrogate that is not trained by steps: fitted by its own solver, or given by its user."""
+    if folder.surrogate.exists():
+        store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
+    surrogate, losses, began = job.surrogate(), [], time.monotonic()
+    assert isinstance(surrogate, nn.Module)
+    if isinstance(surrogate, Fitted):
+        log(folder.log, f"fit of '{job.model.surrogate.name}' begins")
+        try:
+            with one_thread():
+                losses = surrogate.fit(Stream(job.model.seed, Purpose.TRAINING))
+        except ValueError as error:
+            raise InputError(f"surrogate: the fit fails: {error}") from error
+        log(folder.log, f"fit ends after {len(losses) - 1} iterations at loss {losses[-1]:.3e}")
+    else:
+        log(folder.log, f"surrogate given by '{job.model.surrogate.file}': nothing is trained")
+    checkpoint = store.Checkpoint(
+        step=len(losses),
+        steps=len(losses),
+        parameters=surrogate.state_dict(),
+        optimizer={},
+        losses=np.asarray(losses),
+        seconds=time.monotonic() - began,
+    )
+    store.save_checkpoint(folder.surrogate, checkpoint, training_hash=job.training_hash, job=job.resolved)
+
+
 def _ray_worker(config: dict[str, str]) -> None:
     """One data-parallel worker of Ray Train; after a failure it finds the last checkpoint by itself."""
     import ray.train
@@ -194,7 +222,9 @@ def train_stage(folder: RunFolder, job: Job, *, on_ray: bool) -> None:
                 store.commit(folder.surrogate, other.read_bytes())
                 log(folder.log, f"surrogate taken from '{other.parent.name}', trained for the same problem and options")
                 return
-    if on_ray and job.model.training.workers > 1:
+    if job.learns != "steps":
+        settle(folder, job)
+    elif on_ray and job.model.training.workers > 1:
         train_on_ray(folder, job)
     else:
         train_here(folder, job)
@@ -218,20 +248,36 @@ def trained_surrogate(folder: RunFolder, job: Job) -> Any:
     return surrogate.requires_grad_(False)
 
 
+def training_flop(job: Job, surrogate: Surrogate) -> float:
+    """Model FLOP of the training stage."""
+    if isinstance(surrogate, Fitted):
+        return surrogate.fit_cost()[0]
+    training = job.model.training
+    return training.steps * job.objective(surrogate).flop(training.batch) if job.learns == "steps" else 0.0
+
+
 def memory_needed(job: Job) -> float:
-    """Bytes at the peak of a training step, and of a chunk: activations, parameters, optimizer."""
+    """Bytes at the peak of training and of a chunk: parameters and buffers, optimizer, activations or a fit's matrices."""
     surrogate = job.surrogate()
     assert isinstance(surrogate, nn.Module)
-    parameters = sum(p.numel() for p in surrogate.parameters())
-    width = max(p.shape[0] for p in surrogate.parameters())
-    depth = sum(1 for p in surrogate.parameters() if p.ndim == 2)
-    options = job.resolved["training"]["objective"]
-    streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 1)
-    rows = job.model.training.batch / max(1, job.model.training.workers) * streams
-    activations = 8.0 * 4.0 * rows * width * depth
+    held = sum(4.0 * 6.0 * p.numel() for p in surrogate.parameters())
+    held += sum(2.0 * b.numel() * b.element_size() for b in surrogate.buffers())
     correction = job.model.correction
     probes = 1 if correction.laplacian == "exact" else correction.laplacian
     rows = POINTS_PER_BLOCK * max(job.estimator().rows(term, MIN_DRAWS) for term in job.estimator().terms)
     chunk = 4.0 * rows * job.problem.dim * (16.0 + probes)
     points = 0 if isinstance(correction.points, PointsFile) else correction.points
-    return 4.0 * 6.0 * parameters + activations + chunk + 8.0 * points * (2.0 * job.problem.dim + 40.0)
+    return held + _working_memory(job, surrogate) + chunk + 8.0 * points * (2.0 * job.problem.dim + 40.0)
+
+
+def _working_memory(job: Job, surrogate: nn.Module) -> float:
+    """Bytes that training needs beside the parameters: of one step, or of a fit."""
+    if isinstance(surrogate, Fitted):
+        return surrogate.fit_cost()[1]
+    matrices = [p for p in surrogate.parameters() if p.ndim == 2]
+    if job.learns != "steps" or not matrices:
+        return 0.0
+    options = job.resolved["training"]["objective"]
+    streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 1)
+    rows = job.model.training.batch / max(1, job.model.training.workers) * streams
+    return 8.0 * 4.0 * rows * max(p.shape[0] for p in matrices) * len(matrices)

@@ -1,0 +1,68 @@
+"""What surrogates with the terminal condition built in share: u^(t, x) = g(x) + gate(t) N, and the jet of g."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kernels.contracts import Paths, SemilinearPDE, Terminal, Vectors
+
+
+def clock(problem: SemilinearPDE, t: Paths) -> tuple[Paths, Paths]:
+    """h = log(1 + l (T-t)/T) / log(1 + l), l the problem's ``layer``, and h'(t); both (paths,). h(T) = 0."""
+    layer, horizon = problem.layer, problem.horizon
+    inner = 1.0 + layer * (horizon - t) / horizon
+    return torch.log(inner) / math.log1p(layer), -layer / (horizon * math.log1p(layer) * inner)
+
+
+def gate(problem: SemilinearPDE, h: Paths, h_t: Paths) -> tuple[Paths, Paths]:
+    """The factor before N and its time derivative: h, or 1 where g has kinks and a profile stands for it."""
+    return (h, h_t) if problem.profile is None else (torch.ones_like(h), torch.zeros_like(h))
+
+
+def profile(problem: SemilinearPDE, x: Vectors) -> Paths:
+    """g, or the smooth function that stands for it."""
+    return (problem.profile or problem.terminal)(x)
+
+
+def profile_gradient(problem: SemilinearPDE, x: Vectors) -> tuple[Paths, Vectors]:
+    """The profile and its gradient, in closed form where the problem has one."""
+    if problem.terminal_jet is not None:
+        g, gradient, _ = problem.terminal_jet(x)
+        return g, gradient
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        g = profile(problem, leaf)
+        (gradient,) = torch.autograd.grad(g.sum(), leaf)
+    return g.detach(), gradient
+
+
+def profile_laplacian(problem: SemilinearPDE, x: Vectors, directions: Tensor | None) -> tuple[Paths, Vectors, Paths]:
+    """The profile, its gradient, and sum_k d_k.Hess d_k over ``directions``."""
+    # Along signs of an isotropic law the exact Laplacian is what its samples have for a mean.
+    if problem.terminal_jet is not None and problem.law.isotropic:
+        return problem.terminal_jet(x)
+    g, gradient = profile_gradient(problem, x)
+    function = problem.profile or problem.terminal
+    return g, gradient, curvature_by_autodiff(function, x, None if problem.law.isotropic else directions)
+
+
+def curvature_by_autodiff(function: Terminal, x: Vectors, directions: Tensor | None) -> Paths:
+    """sum_k d_k.Hess d_k of a function of x, (paths,), one forward-over-reverse product a direction."""
+
+    def total(point: Tensor) -> Tensor:
+        return function(point).sum()
+
+    gradient = torch.func.grad(total)
+    curvature = torch.zeros_like(x[:, 0])
+    explicit = directions is not None and directions.ndim == 3
+    for k in range(directions.shape[1] if directions is not None else x.shape[1]):
+        if explicit:
+            direction = directions[:, k].contiguous()  # type: ignore[index]
+        else:
+            direction = torch.zeros_like(x)
+            direction[:, k] = 1.0 if directions is None else directions[:, k]
+        curvature += (torch.func.jvp(gradient, (x,), (direction,))[1] * direction).sum(-1)
+    return curvature.detach()
