@@ -21,11 +21,12 @@ from kernels.streams import Purpose, Stream
 from pipeline import catalogue, store
 from pipeline.correction import check_paths, scasml_method
 from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
-from pipeline.job import Job, PointsFile, RunFolder, check_resources
+from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
-from pipeline.points import read_points
+from pipeline.points import count
 from pipeline.progress import log
 from pipeline.report import Report, finished, fold, save
+from pipeline.resources import check_resources
 from pipeline.training import memory_needed, train_stage
 
 OBJECT_STORE_BYTES = 100_000_000
@@ -38,10 +39,9 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
     job.objective(surrogate)
     if isinstance(surrogate, nn.Module):
         job.optimizer(surrogate.parameters())
-    points = job.model.correction.points
-    count = len(read_points(job.folder / points.file, job)[0]) if isinstance(points, PointsFile) else points
+    points = count(job)
     check_resources(job, memory_needed(job), on_ray=on_ray)
-    check_paths(job, scasml_method(job, surrogate, count))
+    check_paths(job, scasml_method(job, surrogate, points))
 
 
 def check_functions(job: Job) -> None:
@@ -68,8 +68,8 @@ def check_functions(job: Job) -> None:
     catalogue.build(attempt, "problem", file=job.folder / file)
 
 
-def prepare(job: Job, out: Path | None) -> RunFolder:
-    """The run's folder with its resolved job; another job's folder is refused with both named."""
+def check_folder(job: Job, out: Path | None) -> RunFolder:
+    """The run's folder, to be or of an earlier run of this job; another job's is refused with both named."""
     folder = RunFolder((out or job.default_out).absolute())
     if folder.path.exists() and not folder.path.is_dir():
         raise InputError(f"--out {folder.path}: that is a file; name a folder, new or of an earlier run of this job")
@@ -77,24 +77,16 @@ def prepare(job: Job, out: Path | None) -> RunFolder:
         store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
     if folder.points.exists():
         store.load_points(folder.points, job.correction_hash)
-    data = dict(job.resolved)
-    problem, points = data["problem"], data["correction"]["points"]
-    files = {}
-    if "file" in problem:
-        files[_own(problem["file"])] = (job.folder / problem["file"]).read_bytes()
-        data["problem"] = {**problem, "file": _own(problem["file"])}
-    if isinstance(points, dict):
-        files[_own(points["file"])] = (job.folder / points["file"]).read_bytes()
-        data["correction"] = {**data["correction"], "points": {"file": _own(points["file"])}}
-    for name, content in files.items():
-        store.commit(folder.path / name, content)
-    store.commit(folder.job_file, yaml.safe_dump(data, sort_keys=False).encode())
     return folder
 
 
-def _own(file: str) -> str:
-    """Name of a user's file inside the run's folder, where it must not meet one of ours."""
-    return f"given_{Path(file).name.removeprefix('given_')}"
+def prepare(job: Job, out: Path | None) -> RunFolder:
+    """The run's folder with its resolved job; another job's folder is refused with both named."""
+    folder = check_folder(job, out)
+    for name, source in job.files.items():
+        store.commit(folder.path / name, source.read_bytes())
+    store.commit(folder.job_file, yaml.safe_dump(job.settled, sort_keys=False).encode())
+    return folder
 
 
 def report_stage(folder: RunFolder, job: Job) -> Report:

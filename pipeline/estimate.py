@@ -7,8 +7,8 @@ import time
 import torch
 
 from pipeline.correction import linear_method, scasml_method
-from pipeline.job import Job, PointsFile
-from pipeline.points import read_points
+from pipeline.job import Job
+from pipeline.points import count
 from pipeline.training import memory_needed, one_thread
 
 SHARE_OF_GEMM = 0.5
@@ -34,13 +34,12 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     surrogate = job.surrogate()
     parameters = sum(p.numel() for p in surrogate.parameters())  # type: ignore[attr-defined]
     train_flop = training.steps * job.objective(surrogate).flop(training.batch)
-    points = correction.points
-    count = len(read_points(job.folder / points.file, job)[0]) if isinstance(points, PointsFile) else points
-    method = scasml_method(job, surrogate, count)
+    points = count(job)
+    method = scasml_method(job, surrogate, points)
     correct_flop = correction.max_paths * method.flop_per_draw()
-    chunks = correction.max_paths / method.layout.draws / min(16, count)
+    chunks = correction.max_paths / method.layout.draws / min(16, points)
     monte_carlo = [b for b in job.model.report.baselines if b != "surrogate"]
-    linear = linear_method(job, count)
+    linear = linear_method(job, points)
 
     def seconds(flop: float, cores: int) -> str:
         return f"{flop / rate / cores:.0f} s on {cores}"

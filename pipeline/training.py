@@ -17,7 +17,8 @@ from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
-from pipeline.job import SAMPLE_BLOCK, Job, PointsFile, RunFolder
+from pipeline.job import SAMPLE_BLOCK, Job, RunFolder
+from pipeline.points import count
 from pipeline.progress import log
 
 WARM_UP = 0.1
@@ -229,9 +230,7 @@ def memory_needed(job: Job) -> float:
     streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 1)
     rows = job.model.training.batch / max(1, job.model.training.workers) * streams
     activations = 8.0 * 4.0 * rows * width * depth
-    correction = job.model.correction
-    probes = 1 if correction.laplacian == "exact" else correction.laplacian
+    probes = job.probes or 1
     rows = POINTS_PER_BLOCK * job.estimator().rows(MIN_DRAWS)
     chunk = 4.0 * rows * job.problem.dim * (16.0 + probes)
-    points = 0 if isinstance(correction.points, PointsFile) else correction.points
-    return 4.0 * 6.0 * parameters + activations + chunk + 8.0 * points * (2.0 * job.problem.dim + 40.0)
+    return 4.0 * 6.0 * parameters + activations + chunk + 8.0 * count(job) * (2.0 * job.problem.dim + 40.0)
