@@ -42,7 +42,9 @@ class Room(types.ModuleType):
             raise AttributeError(f"'{self.__name__}' has no '{name}'; it has {', '.join(self.__all__) or 'nothing'}")
         module = importlib.import_module(f"{self.__name__}.{name}")
         if name not in self.__dict__:
-            raise AttributeError(f"'{module.__file__}' defines no '{name}': a module of '{self.__name__}' holds a function of its own name")
+            raise AttributeError(
+                f"'{module.__file__}' defines no '{name}': a module of '{self.__name__}' holds a function of its own name"
+            )
         return self.__dict__[name]
 
     def __dir__(self) -> list[str]:

@@ -27,7 +27,13 @@ def test_a_room_gives_the_factory_of_each_of_its_modules(room: str, name: str) -
 
 @pytest.mark.parametrize(
     "before",
-    ["", "import kernels.equations.lqg", "from kernels.equations.lqg import lqg as other", "import pipeline.job", "import kernels"],
+    [
+        "",
+        "import kernels.equations.lqg",
+        "from kernels.equations.lqg import lqg as other",
+        "import pipeline.job",
+        "import kernels",
+    ],
 )
 def test_the_import_of_the_interface_works_in_any_order(before: str) -> None:
     code = f"{before}\nfrom kernels.equations import lqg\nassert lqg(3).dim == 3\nfrom kernels.equations import *\nassert allen_cahn(3)"
