@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signal
 from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
 from pipeline.points import count
-from pipeline.progress import log
+from pipeline.progress import followed, log
 from pipeline.report import Report, finished, fold, save
-from pipeline.resources import check_resources
+from pipeline.resources import check_resources, check_writable
 from pipeline.training import memory_needed, train_stage
 
 OBJECT_STORE_BYTES = 100_000_000
@@ -114,15 +114,18 @@ def run_inline(job: Job, folder: RunFolder) -> Report:
     return report_stage(folder, job)
 
 
-def run(job: Job, out: str | Path | None = None) -> Report:
+def run(job: Job, out: str | Path | None = None, *, progress: bool = True) -> Report:
     """Train, correct and report one job in this process; resumes what is there.
 
     Raises InputError for what cannot run. The report's files are in ``out``, by default
-    ``runs/<name>-<hash>``.
+    ``runs/<name>-<hash>``. ``progress`` prints a line now and then.
     """
     preflight(job)
-    folder = prepare(job, None if out is None else Path(out))
-    return run_inline(folder.load(), folder)
+    path = job.default_out if out is None else Path(out)
+    check_writable(path, "out =")
+    folder = prepare(job, path)
+    with followed([folder.log], plain=True) if progress else nullcontext():
+        return run_inline(folder.load(), folder)
 
 
 @contextmanager
