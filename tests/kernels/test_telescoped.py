@@ -128,7 +128,8 @@ def test_the_differences_of_two_resolutions_go_without_the_noise_of_the_martinga
     error = corrected(problem, u, 0.0)
     t, x = one_point(problem)
     spread = {
-        term: telescoped().sample(error, t, x, term, 2000, Stream(3, i)).std() for i, term in enumerate(("telescoped", "time step"))
+        term: telescoped().sample(error, t, x, term, 2000, Stream(3, i)).std()
+        for i, term in enumerate(("telescoped", "time step"))
     }
     assert spread["time step"] < 0.1 * spread["telescoped"]
 
@@ -225,7 +226,9 @@ def test_a_kinked_terminal_condition_is_served_by_gradients_alone() -> None:
     u = Mean.of(draws + smooth(t, x.sum(-1))[:, None])
     assert abs(u.mean - truth) < 4.0 * u.error < 0.01 * truth
     assert draws.var() < 0.2 * plain.var()
-    steep = Mean.of(telescoped().sample(bent(error, 1.03), t, x, "telescoped", 40_000, Stream(6, 0)) + smooth(t, x.sum(-1))[:, None])
+    steep = Mean.of(
+        telescoped().sample(bent(error, 1.03), t, x, "telescoped", 40_000, Stream(6, 0)) + smooth(t, x.sum(-1))[:, None]
+    )
     assert abs(steep.mean - truth) < 4.0 * steep.error
     assert abs(smooth(t, x.sum(-1)) - truth) > 10.0 * u.error
 
