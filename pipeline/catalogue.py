@@ -7,18 +7,23 @@ import importlib
 import importlib.util
 import inspect
 import math
+import os
 import pkgutil
+import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import InputError, nearest
+from pipeline.messages import shown
 
 ROOMS = ("equations", "surrogates", "objectives", "optimizers", "estimators")
 SINGULAR = {room: room.removesuffix("s") for room in ROOMS}
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null", Any: "any value"}
+LARGEST = 2**63
 
 
 def names(room: str) -> list[str]:
@@ -27,11 +32,11 @@ def names(room: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
-def factory(room: str, name: str, where: str) -> Callable[..., Any]:
-    """The factory ``kernels.<room>.<name>.<name>``; ``where`` is the job key that named it."""
+def factory(room: str, name: str, where: str, *, also: Iterable[str] = ()) -> Callable[..., Any]:
+    """The factory ``kernels.<room>.<name>.<name>``; ``where`` is the job key that named it, ``also`` what it takes beside them."""
     known = names(room)
     if name not in known:
-        raise InputError(f"{where} = '{name}': no such {SINGULAR[room]}.{nearest(name, known)}")
+        raise InputError(f"{where} = {shown(name)}: no such {SINGULAR[room]}.{nearest(name, [*known, *also])}")
     return getattr(importlib.import_module(f"kernels.{room}.{name}"), name)
 
 
@@ -44,16 +49,22 @@ def learns(make: Callable[..., Any]) -> Literal["steps", "fit", "nothing"]:
 
 def user_factory(file: Path, name: str, where: str) -> Callable[..., Any]:
     """The function ``name`` of a user's own Python file: the only code a job can run."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise InputError(f"{where}.file = '{file}': no such file. Paths are relative to the job file.")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{where}.file = '{file}' cannot be read: {error.strerror}") from error
     spec = importlib.util.spec_from_file_location(f"user_problem_{digest}", file)
     if spec is None or spec.loader is None:
         raise InputError(f"{where}.file = '{file}': not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
+    # A dataclass with postponed annotations looks for its module there.
+    sys.modules[module.__name__] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        sys.modules.pop(module.__name__, None)
         raise InputError(f"{where}.file = '{file}' {_raised(error, file)}") from error
     functions = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
     if name not in functions:
@@ -75,12 +86,24 @@ def build(make: Callable[..., Any], where: str, *args: Any, file: Path | None = 
         raise InputError(f"{where}: '{file.name}' {_raised(error, file)}") from error
 
 
+def _parameters(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """What a job may set: the keyword-only parameters, but for the seed, which is the job's own."""
+    return {n: p for n, p in inspect.signature(make).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "seed"}
+
+
+def options_of(make: Callable[..., Any]) -> dict[str, tuple[Any, str]]:
+    """Option -> (default or ``inspect.Parameter.empty``, its type in words)."""
+    hints = typing.get_type_hints(make)
+    return {name: (p.default, _type_names(hints.get(name, Any))) for name, p in _parameters(make).items()}
+
+
 def checked_options(make: Callable[..., Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """``given`` against the keyword-only parameters of ``make``, with their defaults filled in."""
-    parameters = {n: p for n, p in inspect.signature(make).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "seed"}
-    for key in given:
+    """``given`` against the options of ``make``, with their defaults filled in."""
+    parameters = _parameters(make)
+    for key, value in given.items():
         if key not in parameters:
-            raise InputError(f"{where}.{key}: '{make.__name__}' has no such option.{nearest(key, parameters)}")
+            own = f"{where}.{key} = {shown(value)}: '{make.__name__}' has no such option."
+            raise InputError(own + nearest(key, [*parameters, "name"]))
     try:
         hints = typing.get_type_hints(make)
     except (NameError, TypeError) as error:
@@ -90,22 +113,42 @@ def checked_options(make: Callable[..., Any], given: Mapping[str, Any], where: s
         if name in given:
             options[name] = _as_type(given[name], hints.get(name, Any), f"{where}.{name}")
         elif parameter.default is parameter.empty:
-            raise InputError(f"{where}.{name} is missing: '{make.__name__}' cannot do without it")
+            wanted = _type_names(hints.get(name, Any))
+            raise InputError(f"{where}.{name} is missing: '{make.__name__}' cannot do without it; add {name}, {wanted}")
         else:
             options[name] = parameter.default
     return options
 
 
+def _branches(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _type_names(hint: Any) -> str:
+    """'a whole number or null' for ``int | None``."""
+
+    def named(branch: Any) -> str:
+        if typing.get_origin(branch) is typing.Literal:
+            return " or ".join(str(value) for value in typing.get_args(branch))
+        return TYPES.get(branch, f"of type {getattr(branch, '__name__', branch)}")
+
+    return " or ".join(map(named, _branches(hint)))
+
+
 def _as_type(value: Any, hint: Any, where: str) -> Any:
-    allowed = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    if float in allowed and type(value) is int:
-        value = float(value)
-    if hint is Any or type(value) in allowed or (value is None and type(None) in allowed):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{where} = {value}: not a finite number")
-        return value
-    wanted = " or ".join(getattr(a, "__name__", str(a)) for a in allowed)
-    raise InputError(f"{where} = {value!r}: should be of type {wanted}")
+    branches = _branches(hint)
+    if float in branches and type(value) is int:
+        value = float(value) if abs(value) < LARGEST else math.inf
+    elif int in branches and float not in branches and type(value) is float and value.is_integer():
+        value = int(value)
+    literals = [v for b in branches if typing.get_origin(b) is typing.Literal for v in typing.get_args(b)]
+    fits = hint is Any or type(value) in branches or any(type(value) is type(v) and value == v for v in literals)
+    if not fits and not (value is None and type(None) in branches):
+        close = nearest(value, literals) if isinstance(value, str) and literals else ""
+        raise InputError(f"{where} = {shown(value)}: should be {_type_names(hint)}{close and '.'}{close}")
+    if isinstance(value, (int, float)) and not abs(value) < LARGEST:
+        raise InputError(f"{where} = {shown(value)}: should be a finite number, less than 2^63 in size")
+    return value
 
 
 def _raised(error: BaseException, file: Path) -> str:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
 from rich.table import Table
 
-from pipeline import catalogue, store
-from pipeline.dag import finished_all, preflight, prepare, report_stage, run_graph, run_inline
+from pipeline import sweep
+from pipeline.dag import report_stage, run_graph, run_inline
 from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
 from pipeline.estimate import costs
 from pipeline.figures import save_images
-from pipeline.job import Job, RunFolder, load_jobs, parse_override
+from pipeline.inspection import inspection
 from pipeline.launch import correct_stage
+from pipeline.listing import listing, rooms_for
 from pipeline.progress import console, followed, log
-from pipeline.report_files import finished, read_summary
-from pipeline.tables import table
+from pipeline.reference import reference
+from pipeline.report_files import read_summary
+from pipeline.resources import check_writable
+from pipeline.tables import notes, table
 from pipeline.training import train_stage
+from pipeline.work import Work, check_corrected, check_trained, planned
+
+RESUME = "run the same command again"
 
 app = typer.Typer(
     help="Semilinear PDEs in 100 dimensions with an error bar: train a surrogate, correct it by simulation.",
@@ -32,90 +37,111 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-JobFile = Annotated[Path, typer.Argument(help="a job in YAML; see jobs/")]
+
+
+def _show_reference(wanted: bool) -> None:
+    if wanted:
+        console.print("\n".join(reference(min(console.width, 100))), markup=False, soft_wrap=True)
+        raise typer.Exit
+
+
+JobFile = Annotated[Path, typer.Argument(help="a job in YAML; see jobs/, and `scasml check --explain` for every key")]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of the run; default runs/<name>-<hash>")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="override one key, e.g. --set training.steps=200; repeatable")]
+Inline = Annotated[bool, typer.Option("--inline", help="the same graph in this process, without Ray")]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain", is_eager=True, callback=_show_reference, help="print every key of a job with its meaning, and leave"
+    ),
+]
 
 
-def _opened(
-    job_file: Path, out: Path | None, overrides: list[str] | None, *, on_ray: bool = False
-) -> list[tuple[Job, RunFolder]]:
-    """Validated jobs in their folders; nothing is written before all of them pass."""
-    jobs = load_jobs(job_file, dict(parse_override(text) for text in overrides or []))
-    for job in jobs:
-        preflight(job, on_ray=on_ray)
-    work = []
-    taken: set[Path] = set()
-    for number, job in enumerate(jobs):
-        base = job.default_out if out is None else (out if len(jobs) == 1 else out / job.default_out.name)
-        path = base if base not in taken else base.with_name(f"{base.name}-{number}")
-        taken.add(path)
-        folder = prepare(job, path)
-        work.append((folder.load(), folder))
-    return work
-
-
-def _show(work: list[tuple[Job, RunFolder]]) -> None:
-    summaries = [(folder.path.name, read_summary(folder.path)) for _, folder in work]
-    console.print(table(summaries))
-    for (_, folder), (_, summary) in zip(work, summaries, strict=True):
-        for cause, bias in summary["biases"].items():
-            console.print(f"estimated {cause} bias {bias['mean']:+.1e}, s.e. {bias['se']:.0e} (over the root mean square of u)")
-        if summary["tolerance_met"] is False:
-            console.print(
-                "the budget max_paths was spent before rtol was met at every point: raise it and run again; nothing is recomputed"
-            )
-        console.print(f"files: {folder.path}/ (report.html, report.h5, report.json, surrogate.h5)", soft_wrap=True)
-
-
-def _sweep_table(job_file: Path, work: list[tuple[Job, RunFolder]]) -> None:
-    """The one table of a sweep, in a folder of its own."""
-    place = work[0][1].path.parent / f"{work[0][0].model.name}-sweep"
-    rows = {folder.path.name: read_summary(folder.path) for _, folder in work}
-    store.commit(place / "table.json", (json.dumps(rows, indent=2) + "\n").encode())
-    console.print(f"table of {len(work)} runs of '{job_file}': {place}/table.json", soft_wrap=True)
+def _show(work: Sequence[Work]) -> None:
+    """The table of finished runs, what is to be said about each, and where its files are."""
+    found = [(w, read_summary(w.folder.path)) for w in work]
+    console.print(table([(w.label, summary) for w, summary in found], console.width))
+    for w, summary in found:
+        own = f"{w.label}: " if len(work) > 1 else ""
+        for text in [*notes(summary), f"files: {w.folder.path}/ ({', '.join(w.files)})"]:
+            console.print(f"{own}{text}", markup=False, soft_wrap=True)
 
 
 @app.command()
-def run(
-    job: JobFile,
-    out: Out = None,
-    set_: Set = None,
-    inline: Annotated[bool, typer.Option("--inline", help="the same graph in this process, without Ray")] = False,
-) -> None:
-    """Train, correct and report. Run it again to resume; a finished run is left as it is."""
-    work = _opened(job, out, set_, on_ray=not inline)
-    if not finished_all(work):
-        with followed([folder.log for _, folder in work]):
-            todo = [(j, f) for j, f in work if finished(f, j) is None]
+def run(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = False) -> None:
+    """Train, correct and report. Run it again to resume; a finished run is left as it is.
+
+    \b
+    scasml run jobs/quickstart.yaml
+    scasml run jobs/quickstart.yaml --set correction.rtol=1e-3 --set training.steps=1000 --out my_run
+
+    \b
+    A job needs a name and a problem; `scasml check --explain` prints every other key:
+        name: my_study
+        problem: {name: lqg, dim: 100}
+        training: {steps: 1500}
+        correction: {points: 1000, rtol: 1.0e-3}
+
+    Tighten correction.rtol or raise correction.max_paths on a finished run, and only what is missing is computed.
+    """
+    work = planned(job, out, set_, on_ray=not inline)
+    found = [w.finished() for w in work]
+    todo = [w for w, summary in zip(work, found, strict=True) if summary is None]
+    if todo:
+        begun = [(w.begin(), w.folder) for w in todo]
+        model = begun[0][0].model
+        stages: dict[str, int | None] = {"training": model.training.steps, "scasml": None}
+        stages |= {baseline: None for baseline in model.report.baselines if baseline != "surrogate"}
+        with followed([w.folder.log for w in todo], stages=stages, labels=[w.label for w in todo]):
             if inline:
-                for j, folder in todo:
+                for j, folder in begun:
                     run_inline(j, folder)
             else:
-                run_graph(todo)
+                run_graph(begun)
+    for w, summary in zip(work, found, strict=True):
+        if summary is not None:
+            _restore(w, summary)
     _show(work)
     if len(work) > 1:
-        _sweep_table(job, work)
+        console.print(
+            f"table of {len(work)} runs: {sweep.write_table(work)}/ (table.html, table.json)", markup=False, soft_wrap=True
+        )
+
+
+def _restore(work: Work, summary: dict[str, object]) -> None:
+    try:
+        work.restore(summary)
+    except InputError as error:
+        console.print(f"report.html is missing and cannot be drawn again: {error}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def train(job: JobFile, out: Out = None, set_: Set = None) -> None:
-    """Train the surrogate, in this process, to its last step."""
-    for j, folder in _opened(job, out, set_):
-        with followed([folder.log]):
-            log(folder.log, "run opened")
-            train_stage(folder, j, on_ray=False)
-        console.print(f"surrogate: {folder.surrogate}", soft_wrap=True)
+    """Train the surrogate to its last step, in this process, whatever training.workers is.
+
+    The batches of several workers are taken in turn, to the same gradient; `scasml run` trains on Ray.
+    """
+    for w in planned(job, out, set_):
+        j = w.begin()
+        with followed([w.folder.log], stages={"training": j.model.training.steps}):
+            log(w.folder.log, "run opened")
+            if (workers := j.model.training.workers) > 1:
+                log(w.folder.log, f"this process takes the batches of {workers} workers in turn; `scasml run` trains them on Ray")
+            train_stage(w.folder, j, on_ray=False)
+        console.print(f"surrogate: {w.folder.surrogate}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def correct(job: JobFile, out: Out = None, set_: Set = None) -> None:
     """Simulate the correction and its baselines over the job's ranks; needs a trained surrogate."""
-    for j, folder in _opened(job, out, set_):
-        with followed([folder.log]):
-            log(folder.log, "run opened")
-            correct_stage(folder, j)
-        console.print(f"chunks: {folder.path / 'chunks'}", soft_wrap=True)
+    work = planned(job, out, set_)
+    check_trained(work)
+    for w in work:
+        j = w.begin()
+        with followed([w.folder.log]):
+            log(w.folder.log, "run opened")
+            correct_stage(w.folder, j)
+        console.print(f"chunks: {w.folder.path / 'chunks'}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -126,65 +152,71 @@ def report(
     images: Annotated[Path | None, typer.Option("--figures", help="also save the plots as PNG files in this folder")] = None,
 ) -> None:
     """Fold the chunks that exist into report.h5, report.json and report.html."""
-    work = _opened(job, out, set_)
-    for j, folder in work:
-        result = report_stage(folder, j)
+    work = planned(job, out, set_)
+    check_corrected(work)
+    if images is not None:
+        check_writable(images, "--figures")
+    for w in work:
+        result = report_stage(w.folder, w.begin())
         if images is not None:
             save_images(result, images)
     _show(work)
 
 
 @app.command()
-def check(job: JobFile, set_: Set = None) -> None:
-    """Validate a job; print it resolved and what it will cost. Nothing is run or written."""
-    for j in load_jobs(job, dict(parse_override(text) for text in set_ or [])):
-        preflight(j)
-        console.print(yaml.safe_dump(j.resolved, sort_keys=False), markup=False)
-        out = Table("stage", "evaluations", "FLOP", "memory", "disk", "time", box=None, pad_edge=False)
-        for row in costs(j):
-            out.add_row(*row)
-        console.print(out)
-        console.print(f"folder: {j.default_out}", soft_wrap=True)
+def check(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = False, explain: Explain = False) -> None:
+    """Validate a job by the rules of `scasml run`; print it resolved and what it will cost. Nothing is run or written.
+
+    \b
+    scasml check jobs/lqg_100d.yaml --set training.workers=4
+    scasml check --explain > my_job.yaml       every key with its meaning: a job to start from
+    """
+    for w in planned(job, out, set_, on_ray=not inline):
+        console.print(yaml.safe_dump(w.job.resolved, sort_keys=False), markup=False)
+        cost = Table("stage", "evaluations", "FLOP", "memory", "disk", "time", box=None, pad_edge=False)
+        for row in costs(w.job):
+            cost.add_row(*row)
+        console.print(cost)
+        console.print(f"folder: {w.folder.path}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def problems() -> None:
-    """The catalogue: name, options, dimension rule and what is known about the truth."""
-    out = Table("name", "options", "equation", box=None, pad_edge=False)
-    for name in catalogue.names("equations"):
-        make = catalogue.factory("equations", name, "problem.name")
-        options = [f"{p.name}={p.default}" for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        problem = make(4)
-        truth = problem.solution.source if problem.solution else "no reference"
-        doc = inspect.getdoc(make) or ""
-        out.add_row(name, " ".join(options) or "-", f"{' '.join(doc.split(chr(10) + chr(10))[0].split())}\ntruth: {truth}\n")
-    console.print(out, markup=False)
-    console.print(
-        "dim is any integer >= 1 (lqg with seeded coefficients: >= 2). Your own: problem: {file: my_pde.py, name: my_pde, dim: 50}"
-    )
+    """The equations a job can name: options, dimensions, and what is known about the truth."""
+    console.print("\n".join(listing(["equations"], min(console.width, 100))), markup=False, soft_wrap=True)
+
+
+@app.command("catalogue")
+def catalogue_(
+    part: Annotated[list[str] | None, typer.Argument(help="estimators, correction.estimator, ...; default all")] = None,
+) -> None:
+    """All that a job can name, with options: equations, surrogates, objectives, optimizers, estimators."""
+    console.print("\n".join(listing(rooms_for(part or []), min(console.width, 100))), markup=False, soft_wrap=True)
 
 
 @app.command("inspect")
 def inspect_(file: Annotated[Path, typer.Argument(help="surrogate.h5, report.h5, points.h5 or a wave of chunks")]) -> None:
-    """What an HDF5 file of a run holds, for a person."""
-    with store.opened(file, None) as opened:
-        for key, value in opened.attrs.items():
-            text = str(value)
-            console.print(f"{key}: {text if len(text) <= 160 else text[:157] + '...'}", markup=False, soft_wrap=True)
-        out = Table("dataset", "shape", "type", "what it is", box=None, pad_edge=False)
-
-        def row(name: str, node: Any) -> None:
-            if hasattr(node, "shape"):
-                out.add_row(name, str(node.shape), str(node.dtype), str(node.attrs.get("long_name", "")))
-
-        opened.visititems(row)
-    console.print(out, markup=False)
+    """What an HDF5 file of a run holds, for a person: results, job, hashes, arrays."""
+    console.print(inspection(file, console.width))
 
 
 @app.command()
 def compare(runs: Annotated[list[Path], typer.Argument(help="folders of finished runs, or their report.h5")]) -> None:
     """Reports side by side."""
-    console.print(table([(path.name if path.is_dir() else path.parent.name, read_summary(path)) for path in runs]))
+    found = []
+    for path in runs:
+        if path.is_dir() and not (path / "report.h5").exists():
+            raise InputError(
+                f"'{path}' is not the folder of a finished run (no report.h5): finish it with `scasml run`, or name another"
+            )
+        found.append((path.resolve().name if path.is_dir() else path.resolve().parent.name, read_summary(path)))
+    console.print(table(found, console.width))
+
+
+def resumable(error: BaseException) -> str:
+    """What stopped a run and how to go on, each said once."""
+    reason = str(error).rstrip(".") or "interrupted"
+    return reason if RESUME in reason else f"{reason}. What is finished is kept: {RESUME} to resume."
 
 
 def main() -> None:
@@ -197,7 +229,7 @@ def main() -> None:
         print(f"error: {error}", file=errors)
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as error:
-        print(f"{str(error) or 'interrupted'}. What is finished is kept: run the same command again to resume.", file=errors)
+        print(resumable(error), file=errors)
         sys.exit(3)
     except (EngineError, OSError) as error:
         print(f"failed: {error}", file=errors)

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from kernels.streams import Purpose, Stream
 from pipeline import catalogue, store
 from pipeline.correction import check_paths, scasml_method
 from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
-from pipeline.estimate import first_choice, point_count
-from pipeline.job import Job, RunFolder, check_resources
+from pipeline.estimate import first_choice
+from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
-from pipeline.progress import log
+from pipeline.points import count
+from pipeline.progress import followed, log
 from pipeline.report import Report, fold
 from pipeline.report_files import finished, save
+from pipeline.resources import check_resources, check_writable
 from pipeline.training import memory_needed, train_stage
 
 OBJECT_STORE_BYTES = 100_000_000
@@ -39,9 +41,9 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
     job.objective(surrogate)
     if isinstance(surrogate, nn.Module) and job.learns == "steps":
         job.optimizer(surrogate.parameters())
-    count = point_count(job)
+    points = count(job)
     check_resources(job, memory_needed(job), on_ray=on_ray)
-    check_paths(job, scasml_method(job, surrogate, count, first_choice(job)))
+    check_paths(job, scasml_method(job, surrogate, points, first_choice(job)))
 
 
 def check_functions(job: Job) -> None:
@@ -68,8 +70,8 @@ def check_functions(job: Job) -> None:
     catalogue.build(attempt, "problem", file=job.folder / file)
 
 
-def prepare(job: Job, out: Path | None) -> RunFolder:
-    """The run's folder with its resolved job; another job's folder is refused with both named."""
+def check_folder(job: Job, out: Path | None) -> RunFolder:
+    """The run's folder, to be or of an earlier run of this job; another job's is refused with both named."""
     folder = RunFolder((out or job.default_out).absolute())
     if folder.path.exists() and not folder.path.is_dir():
         raise InputError(f"--out {folder.path}: that is a file; name a folder, new or of an earlier run of this job")
@@ -77,28 +79,16 @@ def prepare(job: Job, out: Path | None) -> RunFolder:
         store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
     if folder.points.exists():
         store.load_points(folder.points, job.correction_hash)
-    data = dict(job.resolved)
-    problem, surrogate, points = data["problem"], data["surrogate"], data["correction"]["points"]
-    files = {}
-    if "file" in problem:
-        files[_own(problem["file"])] = (job.folder / problem["file"]).read_bytes()
-        data["problem"] = {**problem, "file": _own(problem["file"])}
-    if "file" in surrogate:
-        name = _own(surrogate["file"], "network_")
-        files[name] = (job.folder / surrogate["file"]).read_bytes()
-        data["surrogate"] = {**surrogate, "file": name}
-    if isinstance(points, dict):
-        files[_own(points["file"])] = (job.folder / points["file"]).read_bytes()
-        data["correction"] = {**data["correction"], "points": {"file": _own(points["file"])}}
-    for name, content in files.items():
-        store.commit(folder.path / name, content)
-    store.commit(folder.job_file, yaml.safe_dump(data, sort_keys=False).encode())
     return folder
 
 
-def _own(file: str, prefix: str = "given_") -> str:
-    """Name of a user's file inside the run's folder, where it must meet neither one of ours nor another of the user's."""
-    return f"{prefix}{Path(file).name.removeprefix(prefix)}"
+def prepare(job: Job, out: Path | None) -> RunFolder:
+    """The run's folder with its resolved job; another job's folder is refused with both named."""
+    folder = check_folder(job, out)
+    for name, source in job.files.items():
+        store.commit(folder.path / name, source.read_bytes())
+    store.commit(folder.job_file, yaml.safe_dump(job.settled, sort_keys=False).encode())
+    return folder
 
 
 def report_stage(folder: RunFolder, job: Job) -> Report:
@@ -126,15 +116,18 @@ def run_inline(job: Job, folder: RunFolder) -> Report:
     return report_stage(folder, job)
 
 
-def run(job: Job, out: str | Path | None = None) -> Report:
+def run(job: Job, out: str | Path | None = None, *, progress: bool = True) -> Report:
     """Train, correct and report one job in this process; resumes what is there.
 
     Raises InputError for what cannot run. The report's files are in ``out``, by default
-    ``runs/<name>-<hash>``.
+    ``runs/<name>-<hash>``. ``progress`` prints a line now and then.
     """
     preflight(job)
-    folder = prepare(job, None if out is None else Path(out))
-    return run_inline(folder.load(), folder)
+    path = job.default_out if out is None else Path(out)
+    check_writable(path, "out =")
+    folder = prepare(job, path)
+    with followed([folder.log], plain=True) if progress else nullcontext():
+        return run_inline(folder.load(), folder)
 
 
 @contextmanager

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 
 from kernels.contracts import Surrogate
-from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.allocation import forecast, met
 from pipeline.correction import base_values, linear_method, scasml_method
 from pipeline.fanout import compute
-from pipeline.job import Job, PointsFile, RunFolder
+from pipeline.job import Job, RunFolder
 from pipeline.plan import ESTIMATORS, LAPLACIANS, PAIRS, Candidate, Plan, choose, load_plan
-from pipeline.points import read_points
+from pipeline.points import count, points_of
 from pipeline.tally import Tally, within
-from pipeline.training import memory_needed, one_thread, trained_surrogate
+from pipeline.training import memory_needed, one_thread, trained_surrogate, training_flop
 
 SHARE_OF_GEMM = 0.5
 """Share of the matrix-product rate that training and correction reach (tests/benchmarks)."""
@@ -54,14 +53,14 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     training, correction = job.model.training, job.model.correction
     surrogate = job.surrogate()
     parameters = sum(p.numel() for p in surrogate.parameters())  # type: ignore[attr-defined]
-    train_flop = training.steps * job.objective(surrogate).flop(training.batch)
-    count = point_count(job)
-    method = scasml_method(job, surrogate, count, first_choice(job))
+    train_flop = training_flop(job, surrogate)
+    points = count(job)
+    method = scasml_method(job, surrogate, points, first_choice(job))
     flop_per_path = method.prices.work[0]
     correct_flop = correction.max_paths * flop_per_path
-    chunks = correction.max_paths / method.layout.draws[0] / min(16, count)
+    chunks = correction.max_paths / method.layout.draws[0] / min(16, points)
     monte_carlo = [b for b in job.model.report.baselines if b != "surrogate"]
-    linear = linear_method(job, count)
+    linear = linear_method(job, points)
 
     def seconds(flop: float, cores: int) -> str:
         return f"{flop / rate / cores:.0f} s on {cores}"
@@ -71,7 +70,7 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     rows = [
         (
             "train",
-            f"{training.steps * training.batch:,} samples",
+            f"{training.steps * training.batch:,} samples" if job.learns == "steps" else "-",
             f"{train_flop:.1e}",
             memory,
             f"{24e-6 * parameters:.1f} MB",
@@ -93,12 +92,6 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     return rows
 
 
-def point_count(job: Job) -> int:
-    """How many evaluation points a job has."""
-    points = job.model.correction.points
-    return len(read_points(job.folder / points.file, job)[0]) if isinstance(points, PointsFile) else points
-
-
 @dataclass(frozen=True)
 class Prediction:
     """What a correction will take: top-level draws, FLOP, core seconds at the pilot's speed, and whether rtol will be met."""
@@ -115,20 +108,10 @@ def predict(job: Job, folder: RunFolder) -> Prediction:
     The same chunks the correction starts with, and the same allocation; nothing is written.
     """
     surrogate = trained_surrogate(folder, job)
-    t, x = points_of(job, folder)
+    t, x = store.load_points(folder.points, job.correction_hash) if folder.points.exists() else points_of(job)
     with torch.no_grad():
         plan = load_plan(folder, job) or choose(job, surrogate, t, x)
     return _predict(job, surrogate, plan, t, x)
-
-
-def points_of(job: Job, folder: RunFolder) -> tuple[torch.Tensor, torch.Tensor]:
-    """The run's points, stored or drawn as they will be."""
-    if folder.points.exists():
-        return store.load_points(folder.points, job.correction_hash)
-    points = job.model.correction.points
-    if isinstance(points, PointsFile):
-        return read_points(job.folder / points.file, job)
-    return job.problem.sample_points(points, Stream(job.model.seed, Purpose.POINTS))
 
 
 def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: torch.Tensor) -> Prediction:

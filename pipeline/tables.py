@@ -1,10 +1,14 @@
-"""Figures of reports side by side."""
+"""The tables a person reads: methods side by side, for one run or many, on a terminal of any width or in a page."""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 COLUMNS = (
     ("relative L2", "rel_l2"),
@@ -17,10 +21,18 @@ COLUMNS = (
     ("FLOP", "flop"),
     ("core s", "seconds"),
 )
+"""Title and key in a summary's ``methods``, in the order in which a table shows them."""
+
+GAP = 2
+Summary = Mapping[str, Any]
 
 
 def cell(key: str, value: Any) -> str:
-    """One figure of a table; a dash where it does not apply."""
+    """One figure of a table; a dash where it does not apply.
+
+    >>> cell("coverage", 0.953), cell("paths", 1024000), cell("rel_l2", 5.73e-5), cell("rel_l2", None)
+    ('95.3 %', '1,024,000', '5.73e-05', '-')
+    """
     if value is None:
         return "-"
     if key == "coverage":
@@ -32,16 +44,108 @@ def cell(key: str, value: Any) -> str:
     return f"{value:.2e}"
 
 
-def table(summaries: list[tuple[str, dict[str, Any]]]) -> Table:
-    """Methods side by side, one block of rows a run."""
-    out = Table(box=None, pad_edge=False)
-    if len(summaries) > 1:
-        out.add_column("run")
-    out.add_column("method")
-    for title, _ in COLUMNS:
-        out.add_column(title, justify="right")
-    for label, summary in summaries:
-        for name, method in summary["methods"].items():
-            row = [name if name != "mlp" else f"mlp ({method['detail']})", *(cell(key, method[key]) for _, key in COLUMNS)]
-            out.add_row(*([label, *row] if len(summaries) > 1 else row))
+def rows(summary: Summary) -> list[list[str]]:
+    """Method and figures of one run, a row a method."""
+    return [
+        [f"mlp ({m['detail']})" if name == "mlp" and m.get("detail") else name, *(cell(key, m.get(key)) for _, key in COLUMNS)]
+        for name, m in summary["methods"].items()
+    ]
+
+
+def table(summaries: Sequence[tuple[str, Summary]], width: int) -> RenderableType:
+    """Methods side by side, a block of rows a run, no figure ever cut.
+
+    Where ``width`` characters do not hold all columns, those that do not fit stand in a further
+    table below, with the methods repeated; where they do not hold the runs' names beside the
+    methods, the names stand above. From 32 characters on, that is.
+    """
+    blocks = [(label, rows(summary)) for label, summary in summaries]
+    titles = ["method", *(title for title, _ in COLUMNS)]
+    sizes = [max(len(line[c]) for line in [titles, *(row for _, block in blocks for row in block)]) for c in range(len(titles))]
+    names = max(len(label) for label, _ in blocks) if len(blocks) > 1 else 0
+    beside = bool(names) and names + GAP + sum(sizes) + GAP * (len(sizes) - 1) <= width
+    parts = _fitting(sizes, width)
+    shown: list[RenderableType] = []
+    if len(blocks) == 1 or beside:
+        for part in parts:
+            shown.append(_table(titles, sizes, part, blocks, beside=beside))
+        return _spaced(shown)
+    for label, block in blocks:
+        shown.append(Group(Text(label, style="bold"), _spaced([_table(titles, sizes, p, [(label, block)]) for p in parts])))
+    return _spaced(shown)
+
+
+def _fitting(sizes: Sequence[int], width: int) -> list[list[int]]:
+    """Columns 1, 2, ... in order, cut into lists that fit ``width`` beside column 0; at least one a list."""
+    parts: list[list[int]] = []
+    used = width + 1
+    for column in range(1, len(sizes)):
+        used += GAP + sizes[column]
+        if used > width:
+            parts.append([])
+            used = sizes[0] + GAP + sizes[column]
+        parts[-1].append(column)
+    return parts
+
+
+def _table(
+    titles: Sequence[str],
+    sizes: Sequence[int],
+    part: Sequence[int],
+    blocks: Sequence[tuple[str, list[list[str]]]],
+    *,
+    beside: bool = False,
+) -> Table:
+    out = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    if beside:
+        out.add_column("run", no_wrap=True)
+    for column in [0, *part]:
+        out.add_column(titles[column], justify="right" if column else "left", no_wrap=True, min_width=sizes[column])
+    for label, block in blocks:
+        for number, row in enumerate(block):
+            cells = [Text(row[column]) for column in [0, *part]]
+            out.add_row(*([Text(label if number == 0 else ""), *cells] if beside else cells))
     return out
+
+
+def _spaced(parts: Sequence[RenderableType]) -> Group:
+    """One below the other, with an empty line between."""
+    return Group(*(p for i, part in enumerate(parts) for p in ([Text(""), part] if i else [part])))
+
+
+def notes(summary: Summary) -> list[str]:
+    """What is to be said below the table of a run: the biases, and a tolerance that was not met."""
+    said = [
+        f"estimated {cause} bias {bias['mean']:+.1e}, s.e. {bias['se']:.0e} (over the root mean square of u)"
+        for cause, bias in summary["biases"].items()
+    ]
+    if summary["tolerance_met"] is False:
+        said.append(
+            "the budget max_paths was spent before the tolerance was met at every point: raise it and run again; nothing is recomputed"
+        )
+    return said
+
+
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2em;color:#222}table{border-collapse:collapse}"
+    "th,td{padding:.25em .8em;text-align:right;white-space:nowrap}th{border-bottom:2px solid #444}"
+    "td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}tr.first td{border-top:1px solid #bbb}"
+    "tr.scasml{font-weight:600}"
+)
+
+
+def page(title: str, summaries: Sequence[tuple[str, Summary]], notes: Sequence[str] = ()) -> str:
+    """The same table as an HTML page that needs nothing else."""
+    head = "".join(f"<th>{html.escape(t)}</th>" for t in ["run", "method", *(title for title, _ in COLUMNS)])
+    body = []
+    for label, summary in summaries:
+        for number, row in enumerate(rows(summary)):
+            classes = " ".join(c for c, is_so in (("first", number == 0), ("scasml", row[0] == "scasml")) if is_so)
+            cells = "".join(f"<td>{html.escape(c)}</td>" for c in [label if number == 0 else "", *row])
+            body.append(f'<tr class="{classes}">{cells}</tr>')
+    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
+        f"<body><h1>{html.escape(title)}</h1><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{below}"
+        "</body></html>\n"
+    )

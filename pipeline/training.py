@@ -18,7 +18,8 @@ from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
-from pipeline.job import SAMPLE_BLOCK, Job, PointsFile, RunFolder
+from pipeline.job import SAMPLE_BLOCK, Job, RunFolder
+from pipeline.points import count
 from pipeline.progress import log
 
 WARM_UP = 0.1
@@ -262,12 +263,10 @@ def memory_needed(job: Job) -> float:
     assert isinstance(surrogate, nn.Module)
     held = sum(4.0 * 6.0 * p.numel() for p in surrogate.parameters())
     held += sum(2.0 * b.numel() * b.element_size() for b in surrogate.buffers())
-    correction = job.model.correction
-    probes = 1 if correction.laplacian == "exact" else correction.laplacian
+    probes = job.probes or 1
     rows = POINTS_PER_BLOCK * max(job.estimator().rows(term, MIN_DRAWS) for term in job.estimator().terms)
     chunk = 4.0 * rows * job.problem.dim * (16.0 + probes)
-    points = 0 if isinstance(correction.points, PointsFile) else correction.points
-    return held + _working_memory(job, surrogate) + chunk + 8.0 * points * (2.0 * job.problem.dim + 40.0)
+    return held + _working_memory(job, surrogate) + chunk + 8.0 * count(job) * (2.0 * job.problem.dim + 40.0)
 
 
 def _working_memory(job: Job, surrogate: nn.Module) -> float:

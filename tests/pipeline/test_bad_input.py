@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.reading import set_key
+
 PDE = """
 import torch
 from kernels.contracts import BrownianMotion, SemilinearPDE, along_paths
@@ -20,47 +22,81 @@ def mine(dim):
                          terminal=lambda x: x.sum(-1), sample_points=along_paths(dim, 1.0, law))
 """
 
+WHOLE = "should be a whole number from 1 to 10^15"
+
 BY_KEY: list[tuple[dict[str, Any], list[str]]] = [
-    ({"problem.name": "viscous_burger"}, ["problem.name", "viscous_burger", "viscous_burgers"]),
-    ({"problem.dim": 0}, ["problem.dim", "0", "greater than or equal to 1"]),
-    ({"problem.dim": "ten"}, ["problem.dim", "ten", "integer"]),
-    ({"problem.sigm": 1.0}, ["problem.sigm", "'sigma'"]),
+    ({"problem.name": "viscous_burger"}, ["problem.name = 'viscous_burger'", "Did you mean 'viscous_burgers'?"]),
+    ({"problem.dim": 0}, [f"problem.dim = 0: {WHOLE}, for example dim: 100"]),
+    ({"problem.dim": "ten"}, [f"problem.dim = 'ten': {WHOLE}"]),
+    ({"problem.sigm": 1.0}, ["problem.sigm = 1.0", "no such option", "Did you mean 'sigma'?"]),
     ({"problem.sigma": -1.0}, ["problem", "-1.0", "> 0"]),
-    ({"sead": 1}, ["sead", "'seed'"]),
-    ({"seed": -1}, ["seed", "-1"]),
-    ({"training.stepz": 1}, ["training.stepz", "'steps'"]),
-    ({"training.steps": 0}, ["training.steps", "0"]),
-    ({"training.steps": True}, ["training.steps", "True", "integer"]),
-    ({"training.batch": 100}, ["training.batch", "100", "multiple of 32"]),
-    ({"training.optimizer": "sope"}, ["training.optimizer", "sope", "soap"]),
+    ({"problem.sigma": "wide"}, ["problem.sigma = 'wide': should be a number"]),
+    ({"problem.sigma": float("inf")}, ["problem.sigma = inf: should be a finite number"]),
+    ({"problem": "lqg"}, ["problem = 'lqg': should be a mapping of a name, a dim", "for example problem: {name: lqg, dim: 100}"]),
+    ({"problem": {"nam": "lqg", "dim": 4}}, ["problem.nam = 'lqg': no such key", "Did you mean 'name'?"]),
+    ({"problem": {"name": "lqg"}}, ["problem.dim is missing", "whole number", "for example dim: 100"]),
+    ({"problem": None}, ["problem = null (left empty): should be a mapping", "{name: lqg, dim: 100}"]),
+    ({"sead": 1}, ["sead = 1: no such key", "Did you mean 'seed'?"]),
+    ({"seed": -1}, ["seed = -1: should be a whole number from 0 to 2^63 - 1"]),
+    ({"seed": 2**64}, ["seed = 18446744073709551616: should be a whole number from 0 to 2^63 - 1"]),
+    ({"seed": 0.5}, ["seed = 0.5: should be a whole number"]),
+    ({"training": 3}, ["training = 3: should be a mapping, for example training: {steps: 1500"]),
+    ({"training.stepz": 1}, ["training.stepz = 1: no such key", "Did you mean 'steps'?"]),
+    ({"training.steps": 0}, [f"training.steps = 0: {WHOLE}, for example steps: 1500"]),
+    ({"training.steps": True}, [f"training.steps = True: {WHOLE}"]),
+    ({"training.steps": 10**400}, ["training.steps = 1000", WHOLE]),
+    ({"training.batch": 100}, ["training.batch = 100", "multiple of 32", "for example batch: 96"]),
+    ({"training.checkpoint_every": float("inf")}, ["training.checkpoint_every = inf: should be a number > 0"]),
+    ({"training.optimizer": "sope"}, ["training.optimizer = 'sope'", "Did you mean 'soap'?"]),
+    ({"training.optimizer": {"nam": "soap"}}, ["training.optimizer.nam = 'soap'", "Did you mean 'name'?"]),
     ({"training.optimizer.learning_rate": -1.0}, ["learning_rate", "-1.0", "> 0"]),
-    ({"training.optimizer.lr": 1.0}, ["training.optimizer.lr", "no such option"]),
-    ({"surrogate.widht": 8}, ["surrogate.widht", "'width'"]),
+    ({"training.optimizer.lr": 1.0}, ["training.optimizer.lr = 1.0", "no such option"]),
+    ({"training.optimizer.every": 10**19}, ["training.optimizer.every", "less than 2^63"]),
+    ({"surrogate": 3}, ["surrogate = 3: should be a name of the catalogue, or a mapping", "{name: mlp, width: 128"]),
+    ({"surrogate.widht": 8}, ["surrogate.widht = 8", "Did you mean 'width'?"]),
     ({"surrogate.width": 10_000_000}, ["width = 10000000", "parameters"]),
-    ({"surrogate.width": 2.5}, ["surrogate.width", "2.5", "int"]),
-    ({"correction.rtol": -1.0e-3}, ["correction.rtol", "-0.001", "greater than 0"]),
-    ({"correction.rtol": "small"}, ["correction.rtol", "small", "number"]),
-    ({"correction.rtol": float("nan")}, ["correction.rtol", "nan"]),
-    ({"correction.max_paths": 100}, ["correction.max_paths", "100", "at least"]),
-    ({"correction.ranks": 64}, ["correction.ranks", "64", "oversubscribe"]),
-    ({"correction.laplacian": 0}, ["correction.laplacian", "0", "'exact'"]),
+    ({"surrogate.width": 2.5}, ["surrogate.width = 2.5: should be a whole number"]),
+    ({"correction.rtol": -1.0e-3}, ["correction.rtol = -0.001: should be a number between 0 and 1, for example rtol: 1.0e-3"]),
+    ({"correction.rtol": "small"}, ["correction.rtol = 'small': should be a number between 0 and 1"]),
+    ({"correction.rtol": float("nan")}, ["correction.rtol = nan: should be a number between 0 and 1"]),
+    ({"correction.atol": 0.0}, ["correction.atol = 0.0: should be a number > 0, for example atol: 1.0e-6"]),
+    ({"correction.max_paths": 100}, ["correction.max_paths = 100", "at least"]),
+    ({"correction.max_paths": 1.5}, [f"correction.max_paths = 1.5: {WHOLE}"]),
+    ({"correction.ranks": 64}, ["correction.ranks = 64", "oversubscribe"]),
+    ({"correction.laplacian": 0}, ["correction.laplacian = 0: should be exact, auto, or a whole number"]),
+    ({"correction.laplacian": "exactly"}, ["correction.laplacian = 'exactly'", "did you mean 'exact'?"]),
+    ({"correction.pairs": "antithetical"}, ["correction.pairs = 'antithetical': should be one of", "did you mean 'antithetic'?"]),
+    ({"correction.gradient": "yes please"}, ["correction.gradient = 'yes please': should be true or false"]),
+    ({"correction.bounds": 1}, ["correction.bounds = 1: should be true or false"]),
+    ({"correction.estimator": "auti"}, ["correction.estimator = 'auti'", "Did you mean 'auto'?"]),
+    ({"correction.estimator": {"name": "auto", "times": 2}}, ["correction.estimator.times = 2: 'auto' takes no options"]),
     ({"correction.estimator": {"name": "picard", "levels": 9, "samples": 9}}, ["GB of memory", "levels"]),
     ({"correction.estimator.times": 0}, ["times = 0"]),
-    ({"correction.points": {"file": "nowhere.npy"}}, ["correction.points.file", "nowhere.npy", "no such file"]),
+    ({"correction.points": 0}, ["correction.points = 0: should be a whole number from 1", "reference", "{file: points.csv}"]),
+    ({"correction.points": "referense"}, ["correction.points = 'referense'", "did you mean 'reference'?"]),
+    ({"correction.points": {"file": "nowhere.npy"}}, ["correction.points.file = 'nowhere.npy'", "no such file"]),
+    ({"correction.points": {"file": 3}}, ["correction.points.file = 3: should be the path of a .h5, .npy or .csv file"]),
+    ({"correction.points": {"fil": "a.csv"}}, ["correction.points.fil = 'a.csv': no such key", "Did you mean 'file'?"]),
+    ({"correction.points": {"interior": 5, "boundry": 5}}, ["correction.points.boundry = 5", "Did you mean 'boundary'?"]),
+    ({"correction.points": {"interior": 0}}, ["correction.points = {'interior': 0}", "of at least one point"]),
+    ({"correction.points": {"interior": -1}}, ["correction.points.interior = -1: should be a whole number from 0"]),
     ({"problem": {"file": "nowhere.py", "name": "mine", "dim": 3}}, ["problem.file", "nowhere.py", "no such file"]),
-    ({"report.confidence": 1.0}, ["report.confidence", "1.0"]),
-    ({"report.baselines": ["linaer"]}, ["report.baselines", "linaer"]),
-    ({"name": "../x"}, ["name", "../x"]),
-    ({"sweep": {"seed": 3}}, ["sweep", "lists"]),
+    ({"report.confidence": 1.0}, ["report.confidence = 1.0: should be a number between 0 and 1, for example confidence: 0.95"]),
+    ({"report.simultaneous": "no"}, ["report.simultaneous = 'no': should be true or false"]),
+    ({"report.baselines": ["linaer"]}, ["report.baselines = ['linaer']: should be a list", "did you mean 'linear'?"]),
+    ({"report.baselines": "surrogate"}, ["report.baselines = 'surrogate': should be a list", "[surrogate, linear, mlp]"]),
+    ({"name": "../x"}, ["name = '../x': should be at most 100 letters"]),
+    ({"name": "x" * 300}, ["name = 'xxx", "at most 100 letters"]),
+    ({"sweep": {"seed": 3}}, ["sweep = {'seed': 3}", "lists", "for example sweep: {training.steps: [500, 1500]"]),
+    ({"sweep": {"seed": [1, 2, 1.0]}}, ["sweep", "{'seed': 1}", "list every value once"]),
+    ({"sweep": {"seed": [*range(200)], "problem.dim": [*range(200)]}}, ["sweep: 40,000 runs", "split"]),
 ]
 
 
 def write(path: Path, changes: dict[str, Any]) -> None:
-    from pipeline.job import _set
-
     data = yaml.safe_load(path.read_text())
     for key, value in changes.items():
-        _set(data, key, value)
+        set_key(data, key, value)
     path.write_text(yaml.safe_dump(data))
 
 
@@ -94,7 +130,9 @@ def test_a_bad_value_is_refused_by_key_value_and_rule(
         ("name: a\nname: b\n", ["name", "twice"]),
         ("name: !!python/object/apply:os.system ['touch owned']\n", ["not YAML"]),
         ("", ["NoneType", "mapping"]),
-        ("name: x\n", ["problem", "missing"]),
+        ("name: x\n", ["problem is missing", "{name: lqg, dim: 100}"]),
+        ("nome: x\nproblem: {name: lqg, dim: 3}\n", ["nome = 'x': no such key", "Did you mean 'name'?"]),
+        ("a: &x [1]\nb: *x\n", ["alias '*x'", "write the value out"]),
         ("\x00\x01", ["not YAML"]),
     ],
 )
@@ -145,10 +183,33 @@ def test_points_that_do_not_fit_are_refused(
     refused(scasml, job_file, ["p.npy", *named])
 
 
-@pytest.mark.parametrize("override", ["training.steps", "=3", "training.steps=[1", "name.x=3"])
-def test_a_bad_override_is_refused(override: str, scasml: Callable[..., Any], job_file: Path) -> None:
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("training.steps", ["--set training.steps: should read key=value", "training.steps=200"]),
+        ("=3", ["--set =3: should read key=value"]),
+        ("training..steps=3", ["--set training..steps=3: should read key=value"]),
+        ("training.steps=[1", ["--set training.steps=[1", "YAML"]),
+        ("name.x=3", ["name.x: 'name' is 'tiny', not a mapping that could hold 'x'"]),
+        ("seed.x=3", ["seed.x: 'seed' is 0, not a mapping that could hold 'x'"]),
+        ("training.steps=many", ["training.steps = 'many'", WHOLE]),
+        ("training.steps=", ["training.steps = null (left empty)", WHOLE]),
+        ("problem=lqg", ["problem = 'lqg'", "{name: lqg, dim: 100}"]),
+        ("problem.dim=-3", ["problem.dim = -3"]),
+        ("correction={rtol: 2}", ["correction.rtol = 2"]),
+    ],
+)
+def test_a_bad_override_is_refused(override: str, named: list[str], scasml: Callable[..., Any], job_file: Path) -> None:
     done = scasml("check", job_file, "--set", override)
-    assert done.status == 2 and done.err.startswith("error: ")
+    assert done.status == 2 and done.err.startswith("error: ") and done.err.count("\n") == 1
+    for text in named:
+        assert text in done.err, done.err
+
+
+def test_an_override_of_a_swept_key_is_refused(scasml: Callable[..., Any], job_file: Path) -> None:
+    write(job_file, {"sweep": {"seed": [0, 1]}})
+    done = scasml("check", job_file, "--set", "seed=3")
+    assert done.status == 2 and "--set seed" in done.err and "sweep" in done.err
 
 
 def test_a_missing_job_file_is_refused(scasml: Callable[..., Any], tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.job import load_job, load_jobs, parse_override
+from pipeline.job import load_job, load_jobs
+from pipeline.reading import parse_override
 
 HASHED: list[dict[str, Any]] = [{"correction.estimator.times": 3}, {"correction.laplacian": "exact"}, {"correction.points": 41}]
 TRAINED: list[dict[str, Any]] = [

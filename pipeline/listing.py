@@ -1,0 +1,87 @@
+"""What a job may name, for a person: every entry of the catalogue with its options, its dimensions and its truth."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pipeline import catalogue
+from pipeline.errors import InputError, nearest
+from pipeline.job import CHOICES
+
+KEYS = {"equations": "problem", **{room: key for key, room in CHOICES.items()}}
+"""Room -> the key of a job that names its entries."""
+
+TRIED = (1, 2, 3, 4, 100)
+"""Dimensions in which an equation is built to learn which it takes."""
+
+_PARAMETER = re.compile(r"^:param (\w+):\s*", flags=re.M)
+
+
+def documentation(make: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """The first paragraph of a docstring on one line, and what its ``:param`` lines say."""
+    head, *rest = _PARAMETER.split(inspect.getdoc(make) or "")
+    said = {name: " ".join(text.partition("\n:")[0].split()) for name, text in zip(rest[::2], rest[1::2], strict=True)}
+    return " ".join(head.split("\n\n")[0].split()), said
+
+
+def dimensions(make: Callable[..., Any], said: dict[str, str]) -> tuple[str, Any]:
+    """Which dimensions an equation takes, by its own docstring or refusals, and the equation in the largest tried."""
+    built: dict[int, Any] = {}
+    refused: dict[int, str] = {}
+    for dim in TRIED:
+        try:
+            built[dim] = make(dim)
+        except Exception as error:
+            refused[dim] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    if not built:
+        return f"dim: {said.get('dim', '')} ({refused[TRIED[-1]]})", None
+    rule = said.get("dim") or f"a whole number from {min(built)}"
+    texts = dict.fromkeys(f"not {dim}: {why.removeprefix(f'dim = {dim}: ')}" for dim, why in refused.items())
+    return f"dim: {rule}{''.join(f' ({text})' for text in texts)}", built[max(built)]
+
+
+def entry(room: str, name: str, width: int) -> Iterator[str]:
+    """Lines about one name."""
+    make = catalogue.factory(room, name, KEYS[room])
+    summary, said = documentation(make)
+
+    def wrapped(text: str, first: str = "    ", then: str = "        ") -> list[str]:
+        return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=then, break_on_hyphens=False)
+
+    yield name
+    yield from wrapped(summary, then="    ")
+    if room == "equations":
+        rule, problem = dimensions(make, said)
+        yield from wrapped(rule)
+        if problem is not None:
+            yield from wrapped(f"truth: {problem.solution.source if problem.solution else 'none known'}")
+    for option, (default, kind) in catalogue.options_of(make).items():
+        value = "must be given" if default is inspect.Parameter.empty else json.dumps(default, default=str)
+        yield from wrapped(f"{option}: {value}" + "".join(f" | {text}" for text in (kind, said.get(option)) if text))
+
+
+def listing(rooms: list[str], width: int) -> Iterator[str]:
+    """Lines about every name of these rooms, under the key that takes it."""
+    for room in rooms:
+        dim = "dim: ..., " if room == "equations" else ""
+        yield f"{KEYS[room]}: {{name: ..., {dim}option: value}}" + ("" if dim else ", or a bare name")
+        yield ""
+        for name in catalogue.names(room):
+            yield from (f"  {line}" for line in entry(room, name, width - 2))
+            yield ""
+    if "equations" in rooms:
+        yield "Your own equation: problem: {file: my_pde.py, name: my_pde, dim: 50}; the README shows such a file."
+
+
+def rooms_for(words: list[str]) -> list[str]:
+    """The rooms that words name: 'optimizers', 'optimizer' or 'training.optimizer'; all of them for none."""
+    spellings = {s: room for room in catalogue.ROOMS for s in (room, catalogue.SINGULAR[room], KEYS[room])}
+    for word in words:
+        if word not in spellings:
+            raise InputError(f"'{word}': no such part of the catalogue.{nearest(word, spellings)}")
+    return list(dict.fromkeys(spellings[word] for word in words)) or list(catalogue.ROOMS)
