@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -222,6 +223,10 @@ def resumable(error: BaseException) -> str:
 def main() -> None:
     """Run the command line and leave with its exit status."""
     stop_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        # A name in letters that the terminal lacks is no reason to fail.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     errors = sys.stderr
     try:
         app(standalone_mode=True)

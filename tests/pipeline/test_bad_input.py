@@ -97,7 +97,7 @@ def write(path: Path, changes: dict[str, Any]) -> None:
     data = yaml.safe_load(path.read_text())
     for key, value in changes.items():
         set_key(data, key, value)
-    path.write_text(yaml.safe_dump(data))
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
 
 
 def refused(scasml: Callable[..., Any], job_file: Path, named: list[str]) -> str:
