@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from estimates import Mean, estimate
+from meter import Meter
 from oracles import OneFeature, equation, written
 from torch import Tensor
 
@@ -128,7 +129,8 @@ def test_the_differences_of_two_resolutions_go_without_the_noise_of_the_martinga
     error = corrected(problem, u, 0.0)
     t, x = one_point(problem)
     spread = {
-        term: telescoped().sample(error, t, x, term, 2000, Stream(3, i)).std() for i, term in enumerate(("telescoped", "time step"))
+        term: telescoped().sample(error, t, x, term, 2000, Stream(3, i)).std()
+        for i, term in enumerate(("telescoped", "time step"))
     }
     assert spread["time step"] < 0.1 * spread["telescoped"]
 
@@ -225,7 +227,9 @@ def test_a_kinked_terminal_condition_is_served_by_gradients_alone() -> None:
     u = Mean.of(draws + smooth(t, x.sum(-1))[:, None])
     assert abs(u.mean - truth) < 4.0 * u.error < 0.01 * truth
     assert draws.var() < 0.2 * plain.var()
-    steep = Mean.of(telescoped().sample(bent(error, 1.03), t, x, "telescoped", 40_000, Stream(6, 0)) + smooth(t, x.sum(-1))[:, None])
+    steep = Mean.of(
+        telescoped().sample(bent(error, 1.03), t, x, "telescoped", 40_000, Stream(6, 0)) + smooth(t, x.sum(-1))[:, None]
+    )
     assert abs(steep.mean - truth) < 4.0 * steep.error
     assert abs(smooth(t, x.sum(-1)) - truth) > 10.0 * u.error
 
@@ -276,21 +280,6 @@ def test_at_the_horizon_every_draw_is_what_the_surrogate_misses() -> None:
     torch.testing.assert_close(method.sample(error, t, x, "telescoped", 5, Stream(8, 0)), missed, rtol=0.0, atol=1e-14)
     for term in (*method.terms[1:], *method.biases):
         assert method.sample(error, t, x, term, 5, Stream(8, 1)).abs().max() < 1e-14
-
-
-class Meter(Stream):
-    """A stream that counts the normals it gives out, by its copies too."""
-
-    def __init__(self, count: Counter[str], *address: int) -> None:
-        super().__init__(*address)
-        self.count = count
-
-    def clone(self) -> Stream:
-        return self
-
-    def normal(self, *shape: int) -> Tensor:
-        self.count["normals"] += math.prod(shape)
-        return super().normal(*shape)
 
 
 @pytest.mark.parametrize("term", ["telescoped", "time step", "time step left", "remainder", "higher order"])
