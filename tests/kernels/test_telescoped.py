@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from estimates import Mean, estimate
+from meter import Meter
 from oracles import OneFeature, equation, written
 from torch import Tensor
 
@@ -279,21 +280,6 @@ def test_at_the_horizon_every_draw_is_what_the_surrogate_misses() -> None:
     torch.testing.assert_close(method.sample(error, t, x, "telescoped", 5, Stream(8, 0)), missed, rtol=0.0, atol=1e-14)
     for term in (*method.terms[1:], *method.biases):
         assert method.sample(error, t, x, term, 5, Stream(8, 1)).abs().max() < 1e-14
-
-
-class Meter(Stream):
-    """A stream that counts the normals it gives out, by its copies too."""
-
-    def __init__(self, count: Counter[str], *address: int) -> None:
-        super().__init__(*address)
-        self.count = count
-
-    def clone(self) -> Stream:
-        return self
-
-    def normal(self, *shape: int) -> Tensor:
-        self.count["normals"] += math.prod(shape)
-        return super().normal(*shape)
 
 
 @pytest.mark.parametrize("term", ["telescoped", "time step", "time step left", "remainder", "higher order"])
