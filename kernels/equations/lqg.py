@@ -93,6 +93,7 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
         terminal=terminal,
         terminal_jet=terminal_jet,
         layer=float(dim),
+        z_curvature=strength,
         sample_points=uniform_ball(dim, horizon),
         solution=Solution(
             value=value, gradient=gradient, error=1e-11, source="Hopf-Cole transform and trapezoidal quadrature, 12 digits"
