@@ -141,6 +141,7 @@ class GeometricBrownianMotion:
         return _by_increment(self, t, x, elapsed, stream, shift)
 
 
+@runtime_checkable
 class Coefficient(Protocol):
     """A coefficient of the path law, row by row."""
 

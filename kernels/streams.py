@@ -65,3 +65,23 @@ class Stream:
     def integer(self, bound: int) -> int:
         """One integer uniform on 0 .. bound - 1."""
         return int(self._generator.integers(bound))
+
+
+class Given(Stream):
+    """A stream whose next normals are ``normals``: a path law driven by noise that was drawn elsewhere.
+
+    The law's own ``travel`` turns them into a path and its weight. Asking for another shape, or
+    twice, is refused: a law that draws otherwise cannot be driven so.
+    """
+
+    def __init__(self, normals: Tensor) -> None:
+        self._normals: Tensor | None = normals
+
+    def normal(self, *shape: int) -> Tensor:
+        normals, self._normals = self._normals, None
+        if normals is None or normals.shape != shape:
+            held = "none is left" if normals is None else f"{tuple(normals.shape)} is held"
+            raise ValueError(
+                f"normals of shape {shape} asked of given noise, {held}: the law must draw them once, as drawn before"
+            )
+        return normals

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.contracts import NORMAL_FLOP, Draws, Paths, Positions, SemilinearPDE, Times, Vectors
+from kernels.contracts import NORMAL_FLOP, Draws, LocalDriver, Paths, Positions, SemilinearPDE, Times, Vectors
 from kernels.streams import Stream
 
 ALPHA = 0.5
@@ -29,9 +29,10 @@ class Picard:
 
     The outermost sums are the terms of this estimator, so that their numbers of draws can follow
     measured variances instead of M^(n-l); the nested ones keep the paper's. Level n, which U_n
-    leaves out, is the bias "truncation". The noise of U_(n-1) inside f makes E f(U_(n-1)) differ
-    from f(E U_(n-1)): the bias "nonlinearity", to leading order twice what averaging two
-    independent U_(n-1) changes.
+    leaves out, is the bias "truncation", int f(E U_(n-1)) - f(E U_n). The noise of U_(n-1) inside f
+    makes E f(U_(n-1)) differ from f(E U_(n-1)): the bias "nonlinearity". Both take f(E U) from two
+    independent U, which is free of their noise to leading order, and for quadratic f altogether:
+    with the noise of U_n left in, level n would be booked as a bias that U_n does not have.
     """
 
     levels: int
@@ -49,10 +50,10 @@ class Picard:
         if term == "terminal":
             end, _ = problem.law.travel(*rows, problem.horizon - rows[0], stream)
             return problem.terminal(end).reshape(-1, draws)
-        if term == "nonlinearity":
-            return self._nonlinearity(problem, *rows, stream).reshape(-1, draws)
+        if term in self.biases:
+            return self._bias(problem, term, *rows, stream).reshape(-1, draws)
         value, _ = self._level(problem, self._number(term), *rows, stream, with_z=False)
-        return (-value if term == "truncation" else value).reshape(-1, draws)
+        return value.reshape(-1, draws)
 
     def _number(self, term: str) -> int:
         fixed = {"truncation": self.levels, "nonlinearity": self.levels - 1}
@@ -90,12 +91,23 @@ class Picard:
         # Rounding must not carry a path past T.
         return (t + rho * left).clamp_max(problem.horizon), x_r, left * rho ** (1.0 - ALPHA) / ALPHA, weight
 
-    def _nonlinearity(self, problem: SemilinearPDE, t: Paths, x: Vectors, stream: Stream) -> Paths:
-        """One sample of (T-t) w [f(U) + f(U') - 2 f((U + U')/2)](R, X_R) a row, U and U' of level n - 1."""
+    def _bias(self, problem: SemilinearPDE, term: str, t: Paths, x: Vectors, stream: Stream) -> Paths:
+        """One sample a row of (T-t) w times what the bias takes f to miss at (R, X_R)."""
         r, x_r, over_density, _ = self._random_time(problem, t, x, stream)
         at = problem.at(r, x_r, stream, with_source=False)
-        (y, z), (y_2, z_2) = (self.iterate(problem, self.levels - 1, r, x_r, stream, with_z=True) for _ in range(2))
-        return over_density * (at.increment(y, z) + at.increment(y_2, z_2) - 2.0 * at.increment(0.5 * (y + y_2), 0.5 * (z + z_2)))
+        noisy, below = self._pair(problem, at, self.levels - 1, r, x_r, stream)
+        if term == "nonlinearity":
+            return over_density * (noisy - below)
+        _, above = self._pair(problem, at, self.levels, r, x_r, stream)
+        return over_density * (below - above)
+
+    def _pair(self, problem: SemilinearPDE, at: LocalDriver, n: int, t: Paths, x: Vectors, stream: Stream) -> tuple[Paths, Paths]:
+        """Increments of f a row from two independent U_n: one of mean E f(U_n), and one of mean f(E U_n) to second order."""
+        if n == 0:
+            return torch.zeros_like(t), torch.zeros_like(t)
+        (y, z), (y_2, z_2) = (self.iterate(problem, n, t, x, stream, with_z=True) for _ in range(2))
+        noisy = 0.5 * (at.increment(y, z) + at.increment(y_2, z_2))
+        return noisy, 2.0 * at.increment(0.5 * (y + y_2), 0.5 * (z + z_2)) - noisy
 
     def _level(
         self, problem: SemilinearPDE, level: int, t: Paths, x: Vectors, stream: Stream, *, with_z: bool
@@ -115,9 +127,10 @@ class Picard:
     def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
         if term == "terminal":
             return draws * (NORMAL_FLOP * problem.dim + problem.costs().terminal)
-        if term == "nonlinearity":
-            inner = NORMAL_FLOP * problem.dim + 4.0 * problem.costs().driver + 2.0 * self._iterate_flop(problem, self.levels - 1)
-            return draws * inner
+        if term in self.biases:
+            pairs = (self.levels - 1,) if term == "nonlinearity" else (self.levels - 1, self.levels)
+            inner = sum(3.0 * problem.costs().driver + 2.0 * self._iterate_flop(problem, n) for n in pairs if n > 0)
+            return draws * (NORMAL_FLOP * problem.dim + problem.costs().driver + inner)
         return draws * self._level_flop(problem, self._number(term))
 
     def _iterate_flop(self, problem: SemilinearPDE, n: int) -> float:

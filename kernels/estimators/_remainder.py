@@ -1,0 +1,131 @@
+"""What a linearisation leaves out: the second-order part of the driver, and the leading order of what that misses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from kernels.contracts import NORMAL_FLOP, LocalDriver, Paths, Positions, SemilinearPDE, Times, Vectors
+from kernels.estimators._linear_path import LinearPath, arcsine_times
+from kernels.streams import Stream
+
+REMAINDER, HIGHER_ORDER = "remainder", "higher order"
+"""The term that adds E int D F(v, sigma^T grad v) ds, F what a linearisation of f at 0 misses; and what the term misses."""
+
+Inner = tuple[Paths, Vectors]
+"""A draw of (v, sigma^T grad v)."""
+
+Gather = Callable[[Paths, Vectors, Stream], Paths]
+"""What is gathered at the end of a path: (s, X_s, probes) -> (paths,)."""
+
+
+class Local:
+    """Inner estimates of (v, sigma grad v) at a batch of (s, x), for the problem linearised there."""
+
+    def __init__(self, problem: SemilinearPDE, s: Paths, x: Vectors, at: LocalDriver) -> None:
+        self.problem, self.s, self.x, self.at = problem, s, x, at
+        self.f_y, self.f_z = at.slopes()
+        self.left = problem.horizon - s
+
+    def excess(self, y: Paths, z: Vectors) -> Paths:
+        """F(y, z) = f(y, z) - f(0, 0) - f_y y - f_z.z."""
+        return self.at.increment(y, z) - self.f_y * y - (self.f_z * z).sum(-1)
+
+    def product(self, a: Inner, b: Inner) -> Paths:
+        """[F(a + b) - F(a - b)]/4: the bilinear form of a quadratic F at (a, b), unbiased for independent a and b."""
+        (y_a, z_a), (y_b, z_b) = a, b
+        return 0.25 * (self.excess(y_a + y_b, z_a + z_b) - self.excess(y_a - y_b, z_a - z_b))
+
+    def _time(self, stream: Stream) -> tuple[Paths, Paths]:
+        """Elapsed time rho (T-s) with rho of density 1/(2 sqrt rho), and (T-s) over it."""
+        rho = stream.uniform(len(self.s)).square()
+        return rho * self.left, 2.0 * self.left * rho.sqrt()
+
+    def inner(self, stream: Stream) -> Inner:
+        """One draw of the linear part: one random time, slopes frozen, Bismut-Elworthy-Li weight."""
+        problem = self.problem
+        elapsed, over_density = self._time(stream)
+        x_r, weight = problem.law.travel(self.s, self.x, elapsed, stream, self.f_z)
+        source = problem.at((self.s + elapsed).clamp_max(problem.horizon), x_r, stream, with_source=True).source()
+        y = over_density * torch.exp(self.f_y * elapsed) * source
+        z = y[:, None] * weight()
+        if problem.zero_terminal:
+            return y, z
+        end, weight = problem.law.travel(self.s, self.x, self.left, stream, self.f_z)
+        discount = torch.exp(self.f_y * self.left)
+        gain = discount * problem.terminal(end)
+        return y + gain, z + (gain - problem.terminal(self.x))[:, None] * weight()
+
+    def unfrozen(self, stream: Stream) -> Inner:
+        """One draw of twice (slopes renewed half-way - slopes frozen): what freezing costs ``inner``, to first order."""
+        problem = self.problem
+        elapsed, over_density = self._time(stream)
+        y, z = self._halves(elapsed, stream, self._source(over_density))
+        if problem.zero_terminal:
+            return y, z
+        y_end, z_end = self._halves(self.left, stream, lambda r, x, probes: problem.terminal(x))
+        return y + y_end, z + z_end
+
+    def _source(self, weight: Paths) -> Gather:
+        return lambda r, x, probes: weight * self.problem.at(r, x, probes, with_source=True).source()
+
+    def _halves(self, elapsed: Paths, stream: Stream, gather: Gather) -> Inner:
+        problem, half = self.problem, 0.5 * elapsed
+        middle, weight = problem.law.travel(self.s, self.x, half, stream, self.f_z)
+        there = problem.at((self.s + half).clamp_max(problem.horizon), middle, stream, with_source=False)
+        f_y, f_z = there.slopes()
+        noise, end = half.sqrt()[:, None] * stream.normal(*self.x.shape), (self.s + elapsed).clamp_max(problem.horizon)
+
+        def payoff(f_y: Paths, f_z: Vectors, probes: Stream) -> Paths:
+            x = problem.law.move(self.s + half, middle, half, torch.addcmul(noise, half[:, None], f_z))
+            return torch.exp((self.f_y + f_y) * half) * gather(end, x, probes)
+
+        # Both ends see the same probes.
+        frozen = payoff(self.f_y, self.f_z, stream.clone())
+        change = 2.0 * (payoff(f_y, f_z, stream) - frozen)
+        return change, change[:, None] * weight()
+
+    def second(self, stream: Stream) -> Inner:
+        """One draw of the second-order part: the product of two inner estimates at one random time."""
+        problem = self.problem
+        elapsed, over_density = self._time(stream)
+        x_r, weight = problem.law.travel(self.s, self.x, elapsed, stream, self.f_z)
+        r = (self.s + elapsed).clamp_max(problem.horizon)
+        there = Local(problem, r, x_r, problem.at(r, x_r, stream, with_source=False))
+        product = there.product(there.inner(stream), there.inner(stream))
+        y = over_density * torch.exp(self.f_y * elapsed) * product
+        return y, y[:, None] * weight()
+
+
+def remainder(problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, steps: int, stream: Stream) -> Paths:
+    """``draws`` draws a point of E int D F ds at a random time (REMAINDER), or of the bias that is left (HIGHER_ORDER).
+
+    The path to that time takes ``steps`` Euler steps; returns (points x draws,).
+    """
+    slopes = problem.at(t, x, stream, with_source=False).slopes()
+    path = LinearPath(problem, *(v.repeat_interleave(draws, 0) for v in (t, x, *slopes)))
+    (elapsed,), (density,) = arcsine_times(problem.horizon - path.s, 1.0 - stream.uniform(1, len(path.s)))
+    at = path.advance(elapsed, (elapsed / steps).sqrt()[:, None] * stream.normal(steps, *path.x.shape), stream, None)
+    here = Local(problem, path.s, path.x, at)
+    weight, a = torch.exp(path.log_d) / density, here.inner(stream)
+    if term == REMAINDER:
+        return weight * here.product(a, here.inner(stream))
+    y, z = here.second(stream)
+    y_unfrozen, z_unfrozen = here.unfrozen(stream)
+    return -2.0 * weight * here.product(a, (y + y_unfrozen, z + z_unfrozen))
+
+
+def remainder_flop(problem: SemilinearPDE, term: str, draws: int, steps: int) -> float:
+    """Expected model FLOP of ``draws`` draws of either at one point."""
+    cost = problem.costs()
+    normals = NORMAL_FLOP * problem.dim
+    ends = 0.0 if problem.zero_terminal else 1.0
+    inner = cost.source + normals + ends * (normals + 2.0 * cost.terminal)
+    each = steps * (cost.driver + normals) + inner
+    if term == REMAINDER:
+        each += inner
+    else:
+        halves = 2.0 * normals + cost.driver
+        each += normals + cost.driver + 2.0 * inner + halves + 2.0 * cost.source + ends * (halves + 2.0 * cost.terminal)
+    return cost.driver + draws * each
