@@ -122,7 +122,7 @@ def _active(problem: SemilinearPDE, s: Paths, x: Vectors) -> tuple[list[Paths], 
 
 def _grow(eta: Paths, low: float, high: float, gap: Paths) -> Paths:
     """max_p exp(p gap) eta over low <= p <= high."""
-    return eta * torch.exp(torch.where(eta > 0.0, high, low) * gap)
+    return torch.maximum(eta * torch.exp(low * gap), eta * torch.exp(high * gap))
 
 
 def entropic(*, gamma: float, steps: int = 8) -> Entropic:
