@@ -157,8 +157,11 @@ class ItoDiffusion:
 
     z = sigma^T grad u has the weight I = 1/(s-t) sigma(t,x)^T int D_r^T sigma(r, X_r)^-T dW_r,
     D the derivative of the path in its start (Elworthy and Li 1994; Neufeld and Wu, arXiv
-    2310.12545). sum_r D_r^T w_r is the gradient of sum_r X_r . w_r in x, so one reverse sweep
-    through the Euler steps gives it, without a matrix D.
+    2310.12545). What is taken is the weight of the Euler path itself, exact for whatever number of
+    steps: every step's likelihood ratio behind the path's derivative up to it, averaged (Chen and
+    Glasserman, SPA 2007). Of X' = X + mu h + sigma dW, (1/h) grad [X'.sigma^-T dW - h log det sigma]
+    with the noise held is that ratio, so one reverse sweep through the steps gives their sum,
+    without a matrix D.
     """
 
     mu: Coefficient
@@ -207,14 +210,14 @@ class ItoDiffusion:
                 start = x.detach().requires_grad_()
                 here, pairing = start, x.new_zeros(())
                 for k in range(self.steps):
-                    sigma = self.sigma(t + k * h, here.detach())
-                    inverse = (
-                        increments[k] / sigma
-                        if sigma.ndim == 2
-                        else torch.linalg.solve(sigma.mT, increments[k][:, :, None])[:, :, 0]
-                    )
-                    pairing = pairing + (here * inverse).sum()
+                    sigma = self.sigma(t + k * h, here)
+                    if sigma.ndim == 2:
+                        dual, log_det = increments[k] / sigma.detach(), sigma.abs().log().sum(-1)
+                    else:
+                        dual = torch.linalg.solve(sigma.detach().mT, increments[k][:, :, None])[:, :, 0]
+                        log_det = torch.linalg.slogdet(sigma).logabsdet
                     here = self.move(t + k * h, here, h, increments[k] + extra)
+                    pairing = pairing + (here * dual).sum() - (h * log_det).sum()
                 (swept,) = torch.autograd.grad(pairing, start)
             return _over(self.pull(t, x, swept), elapsed)
 
