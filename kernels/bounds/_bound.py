@@ -63,7 +63,7 @@ class Reading:
     value: Values
     """``read`` of the mean."""
     safe: Values
-    """Its end of the confidence interval on the far side of the solution; infinite where the draws are too few for one."""
+    """Its end of the confidence interval on the far side of the solution."""
     jensen: Values
     """E value - bound, to second order in the standard error: where ``read`` is curved, it leans towards the solution."""
 
@@ -79,7 +79,6 @@ def reading(bound: Bound, problem: SemilinearPDE, moments: Moments, confidence: 
         value = bound.read(problem, mean)
         ends = [bound.read(problem, mean + sign * normal_quantile(confidence) * error) for sign in (1.0, -1.0)]
         jensen = 0.5 * (bound.read(problem, mean + error) + bound.read(problem, mean - error)) - value
-    upper = bound.side(problem) == "upper"
-    far = np.inf if upper else -np.inf
-    ends = [np.where(np.isnan(end), far, end) for end in ends]
-    return Reading(value, np.maximum(*ends) if upper else np.minimum(*ends), np.where(np.isnan(jensen), np.inf, jensen))
+    # An interval that reaches a place where ``read`` has no value has no end on that side, which is the inner one.
+    safe = np.fmax(*ends) if bound.side(problem) == "upper" else np.fmin(*ends)
+    return Reading(value, safe, jensen)

@@ -66,12 +66,12 @@ def payoff(problem: SemilinearPDE, t: Paths, x: Vectors, steps: int, stream: Str
     for step in taken:
         if not discounted and bool(step.p.any()):
             raise ValueError(f"{problem.name}: f depends on y, and the exponential transform serves f(z) + c(t, x) only")
-        growth = torch.exp(step.p * step.h)
+        rate = step.p * step.h
         # (exp(p h) - 1)/p without 0/0.
-        integral = step.h * torch.where(step.p == 0.0, 1.0, torch.expm1(step.p * step.h) / (step.p * step.h))
-        looked_at = step.h * torch.exp(step.p * step.h * step.share) * step.change
+        integral = step.h * torch.where(rate == 0.0, 1.0, torch.expm1(rate) / rate)
+        looked_at = step.h * torch.exp(rate * step.share) * step.change
         total = total + discount * (integral * step.cost + looked_at - step.noise)
-        discount = discount * growth
+        discount = discount * torch.exp(rate)
     return total + discount * original(problem).terminal(end).double()
 
 
