@@ -240,10 +240,13 @@ class SemilinearPDE:
     how fast u leaves g: it moves by O(1) within time T/layer of T. ``profile`` is a smooth stand-in
     for g where g has kinks, which surrogates build on instead; ``terminal_jet`` is that of the
     profile, or of g where there is none. ``curvature`` says whether f is "concave" or "convex" in
-    (y, z) jointly, which is what two-sided bounds need. ``zero_terminal`` says that g = 0
-    identically, as for the defect of a surrogate with g built in. ``local`` replaces ``driver``
-    where the driver is itself expensive, as a defect's is, and ``known`` is the part of the solution
-    that a defect is formed from; a problem written by hand leaves both out.
+    (y, z) jointly, which is what two-sided bounds need; ``z_curvature`` is a kappa with
+    |f(z + zeta) - f(z) - f_z(z).zeta| <= kappa |zeta|^2 / 2 for an f free of y, and ``pieces`` are the
+    affine functions p y + q sum_i z_i + c, as triples (p, q, c), whose maximum (convex) or minimum
+    (concave) f is. ``zero_terminal`` says that g = 0 identically, as for the defect of a surrogate
+    with g built in. ``local`` replaces ``driver`` where the driver is itself expensive, as a defect's
+    is, and ``known`` is the part of the solution that a defect is formed from; a problem written by
+    hand leaves both out.
     """
 
     name: str
@@ -261,6 +264,8 @@ class SemilinearPDE:
     profile: Terminal | None = None
     zero_terminal: bool = False
     curvature: Literal["concave", "convex"] | None = None
+    z_curvature: float | None = None
+    pieces: tuple[tuple[float, float, float], ...] = ()
     layer: float = 3.0
     local: LocalDriverFactory | None = None
     known: Known | None = None

@@ -58,6 +58,7 @@ def different_rates(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         terminal=terminal,
         profile=profile,
         curvature="convex",
+        pieces=((-0.04, -0.1, 0.0), (-0.06, 0.0, 0.0)),
         # The largest of d normals moves once noise exceeds their gap, 1/sqrt(2 log d) of their spread.
         layer=max(3.0, 2.0 * math.log(dim)),
         sample_points=along_paths(dim, horizon, law, START),
