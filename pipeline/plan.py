@@ -41,6 +41,9 @@ ESTIMATORS: tuple[dict[str, Any], ...] = (
 
 LAPLACIANS: tuple[int | str, ...] = (8, 2, "exact")
 PAIRS = ("none", "antithetic", "quasi")
+NET = 32
+"""Points of a randomised Sobol' net."""
+
 CLEARLY = 0.8
 """A later candidate is taken where its work is below this part of the best one's before it."""
 
@@ -64,7 +67,12 @@ class Candidate:
         """The estimator with its variance reduction."""
         options = {k: v for k, v in self.estimator.items() if k != "name"}
         made: Estimator = catalogue.factory("estimators", self.estimator["name"], "correction.estimator")(**options)
-        return {"none": lambda e: e, "antithetic": antithetic, "quasi": quasi}[self.pairs](made)
+        return {"none": lambda e: e, "antithetic": antithetic, "quasi": lambda e: quasi(e, size=NET)}[self.pairs](made)
+
+    @property
+    def coupled(self) -> int:
+        """Paths of which a draw of the base term is the mean."""
+        return {"none": 1, "antithetic": 2, "quasi": NET}[self.pairs]
 
     def problem(self, job: Job, surrogate: Surrogate) -> SemilinearPDE:
         """The defect, its trace exact or sampled."""
