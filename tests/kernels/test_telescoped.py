@@ -319,6 +319,7 @@ def test_the_books_equal_the_rows_that_were_evaluated(term: str) -> None:
     for kind in ("driver", "source", "terminal"):
         assert booked(replace(nothing, **{kind: 1.0})) - booked(nothing) == count[kind]
     assert count["driver"] > 0 and count["normals"] > 0
+    assert method.rows(term, draws) >= draws
 
 
 def test_it_refuses_a_path_without_steps_by_value() -> None:
