@@ -39,7 +39,7 @@ def _owner(*parts: Any) -> str:
 
 def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate) -> Method:
     """The chosen estimator on the defect of the surrogate; its budget counts draws."""
-    owner = _owner(job.correction_hash, chosen.estimator, chosen.laplacian, chosen.pairs)
+    owner = _owner(job.correction_hash, chosen.estimator, chosen.laplacian, chosen.pairs, chosen.printed)
     problem = chosen.problem(job, surrogate)
     return Method("scasml", Purpose.CORRECTION, chosen.build(), problem, owner, points, bounded="paths", coupled=chosen.coupled)
 
@@ -131,7 +131,7 @@ def check_paths(job: Job, method: Method) -> None:
         raise InputError(
             f"correction.max_paths = {job.model.correction.max_paths}: {method.points} points need at least {minimum} paths, "
             f"{minimum // method.points} each over the estimator's {len(method.terms)} terms, for a standard error: "
-            "raise it, or ask for fewer points"
+            "raise it, ask for fewer points, or set correction.pairs: none"
         )
 
 

@@ -21,7 +21,7 @@ from kernels.streams import Purpose, Stream
 from pipeline import catalogue, store
 from pipeline.correction import check_paths, scasml_method
 from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
-from pipeline.estimate import first_choice
+from pipeline.estimate import dearest_choice
 from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
 from pipeline.points import count
@@ -43,7 +43,7 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
         job.optimizer(surrogate.parameters())
     points = count(job)
     check_resources(job, memory_needed(job), on_ray=on_ray)
-    check_paths(job, scasml_method(job, surrogate, points, first_choice(job)))
+    check_paths(job, scasml_method(job, surrogate, points, dearest_choice(job)))
 
 
 def check_functions(job: Job) -> None:

@@ -37,13 +37,13 @@ def gemm_rate() -> float:
         return count * 2.0 * a.shape[0] * b.numel() / (time.perf_counter() - began)
 
 
-def first_choice(job: Job) -> Candidate:
-    """The candidate a pilot starts from: what is known of a correction before there is a surrogate."""
+def dearest_choice(job: Job) -> Candidate:
+    """The candidate that needs most paths for an error bar: what is known of a correction before its pilot."""
     options = job.model.correction
     return Candidate(
         ESTIMATORS[0] if options.estimator.name == "auto" else job.resolved["correction"]["estimator"],
         LAPLACIANS[0] if options.laplacian == "auto" else options.laplacian,
-        PAIRS[0] if options.pairs == "auto" else options.pairs,
+        PAIRS[-1] if options.pairs == "auto" else options.pairs,
     )
 
 
@@ -55,7 +55,7 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     parameters = sum(p.numel() for p in surrogate.parameters())  # type: ignore[attr-defined]
     train_flop = training_flop(job, surrogate)
     points = count(job)
-    method = scasml_method(job, surrogate, points, first_choice(job))
+    method = scasml_method(job, surrogate, points, dearest_choice(job))
     flop_per_path = method.prices.work[0]
     correct_flop = correction.max_paths * flop_per_path
     chunks = correction.max_paths / method.layout.draws[0] / min(16, points)

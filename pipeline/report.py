@@ -27,12 +27,13 @@ FIGURES = ("rel_l2", "linf", "l1", "rel_se", "coverage", "bias_estimate", "rel_l
 
 @dataclass(frozen=True)
 class MethodReport:
-    """One method at every point, and what it spent. ``se``, ``bias`` and ``half_width`` are per point."""
+    """One method at every point, and what it spent. ``se``, ``bias`` and ``spread`` are per point."""
 
     value: Array
     se: Array | None
     bias: Array | None
-    half_width: Array | None
+    spread: Array | None
+    """Standard error of value - bias: that of the value and what is unknown of the bias."""
     flop: float | None
     paths: int | None
     seconds: float
@@ -42,6 +43,12 @@ class MethodReport:
     detail: str
     trace: tuple[tuple[float, float], ...]
     """(FLOP, relative L2 error) after each round of draws; empty without a reference."""
+
+    def half_width(self, quantile: float) -> Array | None:
+        """Half of an interval: so many standard errors, widened by the estimated bias; None where there is no error bar."""
+        if self.spread is None or self.bias is None:
+            return None
+        return quantile * self.spread + np.abs(self.bias)
 
 
 @dataclass(frozen=True)
@@ -127,16 +134,16 @@ class Report:
         out: dict[str, float | None] = dict.fromkeys(FIGURES)
         if scale is None:
             return out
-        assert corrected.se is not None and corrected.bias is not None
+        assert corrected.spread is not None and corrected.bias is not None
         if method.se is not None:
             relative = _rms(method.se) / scale
             out |= {"rel_se": relative, "merit": relative**2 * method.seconds}
         if method.bias is not None:
             out["bias_estimate"] = _rms(method.bias) / scale
         if name == "scasml":
-            low, middle, high = noise_interval(corrected.bias, corrected.se, self.confidence)
+            low, middle, high = noise_interval(corrected.bias, corrected.spread, self.confidence)
         else:
-            low, middle, high = rms_interval(method.value - corrected.value, corrected.se, self.confidence)
+            low, middle, high = rms_interval(method.value - corrected.value, corrected.spread, self.confidence)
             slack = _rms(corrected.bias)
             low, high = max(0.0, low - slack), high + slack
         out |= {"rel_l2_low": low / scale, "rel_l2_estimate": middle / scale, "rel_l2_high": high / scale}
@@ -145,21 +152,21 @@ class Report:
             out["rel_l2"] = _rms(error) / scale
             out["linf"] = float(np.abs(error).max())
             out["l1"] = float(np.abs(error).mean())
-            if method.half_width is not None:
+            half = method.half_width(normal_quantile(self.confidence))
+            if half is not None:
                 slack = normal_quantile(self.confidence) * self.reference_error
-                out["coverage"] = float(np.mean(np.abs(error) <= method.half_width + slack))
+                out["coverage"] = float(np.mean(np.abs(error) <= half + slack))
         return out
 
     def intervals(self) -> dict[str, tuple[Array, Array]]:
         """Pointwise and simultaneous intervals of the corrected value, widened by its estimated bias."""
-        scasml = self.methods["scasml"]
-        assert scasml.se is not None and scasml.bias is not None
-        out = {}
+        scasml, out = self.methods["scasml"], {}
         for kind, quantile in (
             ("ci", normal_quantile(self.confidence)),
             ("simultaneous", simultaneous_quantile(self.confidence, len(self.t))),
         ):
-            half = quantile * scasml.se + np.abs(scasml.bias)
+            half = scasml.half_width(quantile)
+            assert half is not None
             out[kind] = scasml.value - half, scasml.value + half
         return out
 
@@ -274,9 +281,10 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
 
     def report(method: Method, outcome: Outcome, offset: Array, detail: str) -> MethodReport:
         value, se = outcome.tally.table(outcome.counts)
-        bias = np.zeros_like(value)
+        bias, unknown = np.zeros_like(value), np.zeros_like(value)
         for number in range(method.prices.summed, len(method.terms)):
-            bias += shrink(*outcome.tally.term_table(outcome.counts, number))
+            found, noise = shrink(*outcome.tally.term_table(outcome.counts, number))
+            bias, unknown = bias + found, unknown + np.square(noise)
         trace = []
         if reference is not None:
             scale = _rms(reference) or 1.0
@@ -286,7 +294,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
             value=offset + value,
             se=se,
             bias=bias,
-            half_width=normal_quantile(confidence) * se + np.abs(bias),
+            spread=np.sqrt(np.square(se) + unknown),
             flop=method.flop(outcome.counts),
             paths=method.paths(outcome.counts),
             seconds=outcome.tally.core_seconds(outcome.counts),
