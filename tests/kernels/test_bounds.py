@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from oracles import Formula, Zero, equation, perturbed
+from radial_control import control
 from torch import Tensor
 
 import kernels.bounds._walk as walking
 from kernels.bounds._bound import Bound, reading
-from kernels.bounds.entropic import entropic
+from kernels.bounds.entropic import Entropic, entropic
 from kernels.bounds.hopf_cole import hopf_cole
 from kernels.bounds.pathwise import pathwise
 from kernels.bounds.policy import policy
@@ -118,18 +119,15 @@ PROBLEMS = pytest.mark.parametrize(("problem", "dual"), [case[1:] for case in CA
 
 
 class Control(Formula):
-    """The solution of the isotropic lqg by 60 nodes, plus size sin(w) (T - t), w = sum x/sqrt d: fast, to 10^-7."""
+    """The solution of the isotropic lqg plus size sin(w + 1) (T - t), w = sum x/sqrt d."""
 
     def __init__(self, size: float) -> None:
         self.size = size
         super().__init__(self.value)
 
     def value(self, t: Tensor, x: Tensor) -> Tensor:
-        w = torch.arange(-20.0, 4.0, 0.4, dtype=torch.float64)
-        damping = 1.0 + 4.0 * (1.0 - t)[:, None] * w.exp()
-        log_integrand = w - w.exp() - 0.5 * DIM * damping.log() - w.exp() * x.square().sum(-1)[:, None] / damping
-        u = -(np.log(2.0) + torch.logsumexp(log_integrand, -1) + np.log(0.4))
-        return u + self.size * torch.sin(x.sum(-1) / DIM**0.5 + 1.0) * (1.0 - t)
+        bump = torch.sin(x.sum(-1) / DIM**0.5 + 1.0) * (1.0 - t)
+        return control(t, x.square().sum(-1), DIM) + self.size * bump
 
 
 def wrong(problem: SemilinearPDE, size: float) -> Any:
@@ -246,6 +244,26 @@ def test_planted_faults_of_the_policy_break_the_bracket(monkeypatch: pytest.Monk
     surrogate = Formula(lambda t, x: 0.75 * Control(0.0).value(t, x))
     found = [find(bound, problem, surrogate, draws=4000) for bound in (policy(), hopf_cole())]
     assert all(one.holds for one in found) == (fault == "")
+
+
+@pytest.mark.parametrize(
+    ("problem", "bound"), [(LOGISTIC, policy()), (LOGISTIC, pathwise()), (SMOOTH, policy())], ids=["policy", "pathwise", "smooth"]
+)
+def test_a_curvature_stated_the_wrong_way_round_breaks_a_bound(problem: SemilinearPDE, bound: Any) -> None:
+    surrogate = wrong(problem, 3.0)
+    assert find(bound, problem, surrogate).holds
+    assert not find(bound, replace(problem, curvature="convex"), surrogate, draws=20_000).holds
+
+
+def test_a_curvature_in_z_stated_too_small_breaks_the_exponential_bound() -> None:
+    assert find(hopf_cole(), replace(LQG, z_curvature=2.0), Control(1.0)).holds
+    assert not find(hopf_cole(), replace(LQG, z_curvature=0.3), Control(1.0)).holds
+
+
+def test_an_entropic_bound_that_does_not_pay_for_the_drift_breaks_the_bracket(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find(entropic(gamma=0.1), BORROWING, None).holds
+    monkeypatch.setattr(Entropic, "_excess", lambda self, problem, s, x, q, least: torch.zeros_like(least))
+    assert not find(entropic(gamma=0.1), BORROWING, None).holds
 
 
 @dataclass(frozen=True, kw_only=True)
