@@ -56,7 +56,7 @@ def made(f: Nonlinearity, *, curvature: Any, sign: float = 1.0, **fields: Any) -
 
 
 def two_rates(law: Law, *, sign: float = 1.0) -> SemilinearPDE:
-    """f = max(-0.1 y, -0.5 y + 0.6 sum z) or, for sign -1, its mirror image, solved by the exponential or power that borrows throughout."""
+    """f = max(-0.1 y, -0.5 y + 0.6 sum z) or its mirror image, solved by the exponential or power that borrows throughout."""
     geometric = isinstance(law, GeometricBrownianMotion)
     assert isinstance(law, BrownianMotion | GeometricBrownianMotion)
     horizon, power = 0.5, 0.8 if geometric else 1.0
@@ -179,7 +179,7 @@ def surrogates(problem: SemilinearPDE) -> dict[str, Any]:
 @PROBLEMS
 @pytest.mark.parametrize("quality", ["good", "poor", "zero", "none"])
 def test_the_two_bounds_bracket_the_truth_whatever_the_surrogate(problem: SemilinearPDE, dual: Any, quality: str) -> None:
-    """4 s.e. at 3 points, seeds fixed: false positives 10^-4 a bound. Sees a bound on the wrong side by 8 s.e., and a vacuous one of a good surrogate."""
+    """4 s.e. at 3 points, seeds fixed: false positives 10^-4 a bound. Sees a bound 8 s.e. inside, and a vacuous one."""
     surrogate = surrogates(problem)[quality]
     found = [find(bound, problem, surrogate) for bound in (policy(), dual)]
     assert {f.upper for f in found} == {True, False}
@@ -202,7 +202,7 @@ def test_the_exponential_of_a_quadratic_driver_is_the_solution_for_any_surrogate
 
 
 def test_the_policy_bound_is_a_literal_simulation_of_the_controlled_path() -> None:
-    """Against a float64 loop in the letters of the formula for lqg, mean and variance: false positives 10^-4; sees 5 % of the variance."""
+    """A float64 loop in the letters of lqg, mean and variance: false positives 10^-4; sees 5 % of the variance."""
     surrogate, steps = Control(0.5), 4
     t, x = torch.full((1,), 0.2, dtype=torch.float64), torch.full((1, DIM), 0.3, dtype=torch.float64)
     draws = policy(steps=steps).sample(defect(LQG, surrogate), t, x, "policy", 20_000, Stream(3, 1))[0]
@@ -291,7 +291,7 @@ def width(bounds: tuple[Any, Any], problem: SemilinearPDE, size: float) -> float
     ids=["lqg", "smooth", "logistic"],
 )
 def test_the_bracket_shrinks_with_the_square_of_the_surrogates_error(problem: SemilinearPDE, dual: Any, sizes: Any) -> None:
-    """Slope 2 +- 0.2 between neighbouring sizes less the step's own width, seeds fixed. Planted: a width of first order has slope 1."""
+    """Slope 2 +- 0.2 between neighbouring sizes less the step's own width, seeds fixed. Planted: a width of first order."""
     bounds = policy(steps=32), dual
     floor = width(bounds, problem, 0.0)
     widths = np.array([width(bounds, problem, size) for size in sizes]) - floor
@@ -335,7 +335,7 @@ def test_at_T_every_draw_is_what_the_surrogate_misses(bound: Any) -> None:
 
 
 def test_the_safe_end_of_a_curved_bound_holds_as_often_as_it_says() -> None:
-    """400 seeds of 64 draws of the exact exponential: 97.5 % +- 4 s.d. (3.1 %); planted: the safe end of a bound 2 s.e. inside."""
+    """400 seeds of 64 draws of the exact exponential: 97.5 % +- 4 s.d. (3.1 %); planted: a bound 2 s.e. inside."""
     surrogate, bound = Control(1.0), hopf_cole(steps=4)
     t, x = places(LQG)
     problem = defect(LQG, surrogate)

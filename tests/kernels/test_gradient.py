@@ -83,7 +83,7 @@ METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 def test_intervals_of_every_component_cover_the_gradient_of_the_error(
     method: Any, problem: SemilinearPDE, surrogate: Any
 ) -> None:
-    """50 seeds, 3 components: 95 % intervals cover 95 % +- 7 % (4 s.d. of 150), seed fixed. Planted: grad for sigma^T grad, and a wrong sign."""
+    """50 seeds, 3 components: 95 % +- 7 % (4 s.d. of 150), seed fixed. Planted: grad for sigma^T grad, and a wrong sign."""
     draws = 400 if method is METHODS["weights"] else 24
     mean, error = found(method, method.terms, defect(problem, surrogate), draws, 50)
     z = truth(problem, surrogate)
