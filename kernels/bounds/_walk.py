@@ -87,8 +87,8 @@ def _require_steady(problem: SemilinearPDE, before: tuple[Paths, Vectors], after
     for name, old, new in zip(("f_y", "f_z"), before, after, strict=True):
         if not torch.allclose(old, new, rtol=1e-4, atol=1e-6):
             raise ValueError(
-                f"{problem.name}: {name} at the same (y, z) moves with (t, x), by {(old - new).abs().max().item():.1e}; these bounds "
-                "hold for drivers f(y, z) + c(t, x) only: use an estimator with its printed bias instead"
+                f"{problem.name}: {name} at the same (y, z) moves with (t, x), by {(old - new).abs().max().item():.1e}; these "
+                "bounds hold for drivers f(y, z) + c(t, x) only: use an estimator with its printed bias instead"
             )
 
 

@@ -38,8 +38,8 @@ class HopfCole:
     def side(self, problem: SemilinearPDE) -> Side:
         if problem.curvature is None or problem.z_curvature is None:
             raise ValueError(
-                f"{problem.name}: curvature = {problem.curvature}, z_curvature = {problem.z_curvature}; the exponential bound needs "
-                "both, and an f free of y"
+                f"{problem.name}: curvature = {problem.curvature}, z_curvature = {problem.z_curvature}; the exponential bound "
+                "needs both, and an f free of y"
             )
         return "lower" if problem.curvature == "concave" else "upper"
 
