@@ -172,7 +172,10 @@ def check(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = Fals
     scasml check jobs/lqg_100d.yaml --set training.workers=4
     scasml check --explain > my_job.yaml       every key with its meaning: a job to start from
     """
-    for w in planned(job, out, set_, on_ray=not inline):
+    work = planned(job, out, set_, on_ray=not inline)
+    for w in work:
+        if len(work) > 1:
+            console.print(f"\n# {w.label}", markup=False)
         console.print(yaml.safe_dump(w.job.resolved, sort_keys=False), markup=False)
         cost = Table("stage", "evaluations", "FLOP", "memory", "disk", "time", box=None, pad_edge=False)
         for row in costs(w.job):
