@@ -288,8 +288,8 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         trace = []
         if reference is not None:
             scale = _rms(reference) or 1.0
-            found = [offset + outcome.tally.table(stage)[0] for stage in outcome.stages]
-            trace = [(method.flop(s), _rms(f - reference) / scale) for s, f in zip(outcome.stages, found, strict=True)]
+            stages = [offset + outcome.tally.table(stage)[0] for stage in outcome.stages]
+            trace = [(method.flop(s), _rms(f - reference) / scale) for s, f in zip(outcome.stages, stages, strict=True)]
         return MethodReport(
             value=offset + value,
             se=se,
