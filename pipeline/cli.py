@@ -18,6 +18,7 @@ from pipeline.dag import finished_all, preflight, prepare, report_stage, run_gra
 from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
 from pipeline.estimate import costs
 from pipeline.figures import save_images
+from pipeline.files import release
 from pipeline.job import Job, RunFolder, load_jobs, parse_override
 from pipeline.launch import correct_stage
 from pipeline.progress import console, followed, log
@@ -103,7 +104,7 @@ def train(job: JobFile, out: Out = None, set_: Set = None) -> None:
     for j, folder in _opened(job, out, set_):
         with followed([folder.log]):
             log(folder.log, "run opened")
-            train_stage(folder, j, on_ray=False)
+            train_stage(folder, j)
         console.print(f"surrogate: {folder.surrogate}", soft_wrap=True)
 
 
@@ -205,3 +206,5 @@ def main() -> None:
         traceback.print_exc()
         print("failed: a fault of this program; what is finished is kept", file=errors)
         sys.exit(1)
+    finally:
+        release()

@@ -23,7 +23,7 @@ def run_points(folder: RunFolder, job: Job) -> tuple[Tensor, Tensor]:
             t, x = read_points(job.folder / points.file, job)
         else:
             t, x = job.problem.sample_points(points, Stream(job.model.seed, Purpose.POINTS))
-        store.save_points(folder.points, t, x, job.correction_hash)
+        store.save_points(folder.points, t, x, job.correction_hash, job.resolved)
     return store.load_points(folder.points, job.correction_hash)
 
 
