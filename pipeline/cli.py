@@ -18,6 +18,7 @@ from pipeline.dag import report_stage, run_graph, run_inline
 from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
 from pipeline.estimate import costs
 from pipeline.figures import save_images
+from pipeline.files import release
 from pipeline.inspection import inspection
 from pipeline.launch import correct_stage
 from pipeline.listing import listing, rooms_for
@@ -128,7 +129,7 @@ def train(job: JobFile, out: Out = None, set_: Set = None) -> None:
             log(w.folder.log, "run opened")
             if (workers := j.model.training.workers) > 1:
                 log(w.folder.log, f"this process takes the batches of {workers} workers in turn; `scasml run` trains them on Ray")
-            train_stage(w.folder, j, on_ray=False)
+            train_stage(w.folder, j)
         console.print(f"surrogate: {w.folder.surrogate}", markup=False, soft_wrap=True)
 
 
@@ -246,3 +247,5 @@ def main() -> None:
         traceback.print_exc()
         print("failed: a fault of this program; what is finished is kept", file=errors)
         sys.exit(1)
+    finally:
+        release()
