@@ -110,8 +110,8 @@ def rms_interval(mean: NDArray[np.float64], error: NDArray[np.float64], confiden
     """
     square, noise = np.square(mean), np.square(error)
     excess = square - noise
-    variance = 4.0 * np.maximum(excess, 0.0) * noise + 2.0 * np.square(noise)
-    half = normal_quantile(confidence) * float(np.sqrt(variance.sum())) / mean.size
+    variance = max(0.0, 4.0 * float((excess * noise).sum())) + 2.0 * float(np.square(noise).sum())
+    half = normal_quantile(confidence) * float(np.sqrt(variance)) / mean.size
     low, middle, high = (float(np.sqrt(max(0.0, excess.mean() + k * half))) for k in (-1.0, 0.0, 1.0))
     return low, middle, high
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,7 +140,7 @@ def base_values(surrogate: Surrogate, t: torch.Tensor, x: torch.Tensor) -> NDArr
         return surrogate.value_and_gradient(t, x)[0].double().numpy()
 
 
-def correct(folder: RunFolder, job: Job, comm: Communicator, beat: Callable[[], None] = lambda: None) -> None:
+def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:
     """The correction and its baselines, each from whatever chunks exist; needs a finished surrogate."""
     surrogate = trained_surrogate(folder, job)
     if comm.rank == 0:
@@ -149,12 +148,13 @@ def correct(folder: RunFolder, job: Job, comm: Communicator, beat: Callable[[], 
     comm.share(None)
     t, x = store.load_points(folder.points, job.correction_hash)
     seed, options = job.model.seed, job.model.correction
+    named = {"job": job.resolved, "correction_hash": job.correction_hash}
     plan: Plan = comm.share(correction_plan(folder, job, surrogate, t, x) if comm.rank == 0 else None)
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     check_paths(job, method)
     base = base_values(surrogate, t, x)
     tolerance = within(options.rtol, options.atol, base, method.layout)
-    outcome = drive(folder, method, t, x, seed, comm, options.max_paths, tolerance, beat)
+    outcome = drive(folder, method, t, x, seed, named, comm, options.max_paths, tolerance)
     corrected, budget = None, 0.0
     if comm.rank == 0:
         corrected = base + outcome.tally.table(outcome.counts)[0]
@@ -164,8 +164,8 @@ def correct(folder: RunFolder, job: Job, comm: Communicator, beat: Callable[[], 
     corrected, budget, plan = comm.share((corrected, budget, plan))
     baselines = baseline_methods(job, plan, len(t), budget)
     for baseline in baselines:
-        drive(folder, baseline, t, x, seed, comm, budget, within_distance(corrected, baseline.layout), beat)
+        drive(folder, baseline, t, x, seed, named, comm, budget, within_distance(corrected, baseline.layout))
     for method, share in companions(job, surrogate, len(t), budget):
-        drive(folder, method, t, x, seed, comm, share, None, beat)
+        drive(folder, method, t, x, seed, named, comm, share, None)
     if comm.rank == 0 and len(baselines) < len([b for b in job.model.report.baselines if b != "surrogate"]):
         log(folder.log, "a baseline is left out: the correction's FLOP do not pay for a pilot of it")

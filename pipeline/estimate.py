@@ -137,3 +137,18 @@ def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: tor
     speed = seen * method.prices.flop(pilot) / spent
     reached = [met(standing.variance, counts, method.prices) for standing, counts in zip(standings, ended, strict=True)]
     return Prediction(paths, flop, flop / speed, None if tolerance is None else all(reached))
+
+
+def foreseen(job: Job, folder: RunFolder) -> str:
+    """What a correction will take, in words; for a surrogate that is not trained yet, how to learn it."""
+    options = job.model.correction
+    if options.rtol is None and options.atol is None:
+        return f"the correction spends its budget of {options.max_paths:,} paths: it has no rtol or atol"
+    if not folder.surrogate.exists() or not store.checkpoint_owner(folder.surrogate)[2]:
+        return "what rtol or atol will take depends on the surrogate: after `scasml train`, this command measures it by a pilot"
+    found = predict(job, folder)
+    ending = "meets the tolerance" if found.met else "ends at max_paths before the tolerance is met"
+    return (
+        f"by a pilot of this surrogate, the correction {ending} after {found.paths:.2g} paths, {found.flop:.1e} FLOP and "
+        f"{found.core_seconds:.0f} core seconds, baselines apart"
+    )

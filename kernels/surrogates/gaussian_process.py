@@ -105,12 +105,12 @@ class GaussianProcess(nn.Module):
         return 2.0 * product + pointwise, (2.0 + second) * product + pointwise
 
     def fit_cost(self) -> tuple[float, float]:
-        def solution(points: float) -> float:
+        def solution(points: int) -> float:
             rows = COLLOCATION * points
             one = 2.0 * rows * points * (points + 4.0 * self.problem.dim) + points**3 / 3.0
             return 2.0 * self.iterations * one
 
-        search = TRIALS * solution(COARSE * self.points) if self.length_scale is None else 0.0
+        search = TRIALS * solution(math.ceil(COARSE * self.points)) if self.length_scale is None else 0.0
         return search + solution(self.points), 8.0 * (6.0 * COLLOCATION + 4.0) * self.points**2
 
     @torch.no_grad()
