@@ -22,6 +22,7 @@ __all__ = [
     "Estimator",
     "Fitted",
     "GeometricBrownianMotion",
+    "HessianForm",
     "ItoDiffusion",
     "Jet",
     "Known",
@@ -107,6 +108,16 @@ class Solution:
     source: str
     error: float = 0.0
     gradient: PointwiseField | None = None
+
+
+@runtime_checkable
+class HessianForm(Protocol):
+    """A function of x, its gradient, and a, c, v with Hess = diag(a) + c v v^T, in closed form.
+
+    Shapes: (paths,), (paths, dim), (paths, dim), (paths,), (paths, dim).
+    """
+
+    def __call__(self, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,11 +250,15 @@ class SemilinearPDE:
     (0, (x0, ..., x0)), and ``reference`` is u there where no ``solution`` is known. ``layer`` says
     how fast u leaves g: it moves by O(1) within time T/layer of T. ``profile`` is a smooth stand-in
     for g where g has kinks, which surrogates build on instead; ``terminal_jet`` is that of the
-    profile, or of g where there is none. ``curvature`` says whether f is "concave" or "convex" in
-    (y, z) jointly, which is what two-sided bounds need. ``zero_terminal`` says that g = 0
-    identically, as for the defect of a surrogate with g built in. ``local`` replaces ``driver``
-    where the driver is itself expensive, as a defect's is, and ``known`` is the part of the solution
-    that a defect is formed from; a problem written by hand leaves both out.
+    profile, or of g where there is none; ``hessian_form`` is the same for laws whose sigma is not
+    one number, which need more of the Hessian than its trace. ``curvature`` says whether f is "concave" or "convex" in
+    (y, z) jointly, which is what two-sided bounds need; ``z_curvature`` is a kappa with
+    |f(z + zeta) - f(z) - f_z(z).zeta| <= kappa |zeta|^2 / 2 for an f free of y, and ``pieces`` are the
+    affine functions p y + q sum_i z_i + c, as triples (p, q, c), whose maximum (convex) or minimum
+    (concave) f is. ``zero_terminal`` says that g = 0 identically, as for the defect of a surrogate
+    with g built in. ``local`` replaces ``driver`` where the driver is itself expensive, as a defect's
+    is, and ``known`` is the part of the solution that a defect is formed from; a problem written by
+    hand leaves both out.
     """
 
     name: str
@@ -258,9 +273,12 @@ class SemilinearPDE:
     solution: Solution | None = None
     reference: Reference | None = None
     terminal_jet: TerminalJet | None = None
+    hessian_form: HessianForm | None = None
     profile: Terminal | None = None
     zero_terminal: bool = False
     curvature: Literal["concave", "convex"] | None = None
+    z_curvature: float | None = None
+    pieces: tuple[tuple[float, float, float], ...] = ()
     layer: float = 3.0
     local: LocalDriverFactory | None = None
     known: Known | None = None

@@ -80,19 +80,22 @@ def simultaneous_quantile(confidence: float, intervals: int) -> float:
     return normal_quantile(confidence ** (1.0 / intervals))
 
 
-def shrink(estimate: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Empirical-Bayes means of noisy estimates (Efron and Morris 1973, unequal variances pooled).
+def shrink(estimate: NDArray[np.float64], error: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Empirical-Bayes means of noisy estimates and their standard errors (Efron and Morris 1973, variances pooled).
 
     Each estimate moves towards the mean of all by the share of their spread that their own noise
-    explains, and the mean itself towards 0 by the share of its square that its noise does.
+    explains, and the mean itself towards 0 by the share of its square that its noise does. What
+    stays unknown, the noise of the mean and the kept part of each estimate's own, is the error:
+    estimates that are all noise come out near 0 with the error of their mean.
     """
-    noise = float(np.mean(np.square(error)))
+    noise, count = float(np.mean(np.square(error))), estimate.size
     centre = float(estimate.mean())
-    centre *= _kept(centre**2, noise / estimate.size)
-    if estimate.size < 2:
-        return np.full_like(estimate, centre)
-    spread = float(np.var(estimate, ddof=1))
-    return centre + _kept(spread, noise) * (estimate - estimate.mean())
+    centre_kept = centre * _kept(centre**2, noise / count)
+    if count < 2:
+        return np.full_like(estimate, centre_kept), np.full_like(estimate, np.sqrt(noise))
+    kept = _kept(float(np.var(estimate, ddof=1)), noise)
+    unknown = np.sqrt(noise / count + kept * noise * (1.0 - 1.0 / count))
+    return centre_kept + kept * (estimate - centre), np.full_like(estimate, unknown)
 
 
 def _kept(square: float, noise: float) -> float:
@@ -107,8 +110,8 @@ def rms_interval(mean: NDArray[np.float64], error: NDArray[np.float64], confiden
     """
     square, noise = np.square(mean), np.square(error)
     excess = square - noise
-    variance = 4.0 * np.maximum(excess, 0.0) * noise + 2.0 * np.square(noise)
-    half = normal_quantile(confidence) * float(np.sqrt(variance.sum())) / mean.size
+    variance = max(0.0, 4.0 * float((excess * noise).sum())) + 2.0 * float(np.square(noise).sum())
+    half = normal_quantile(confidence) * float(np.sqrt(variance)) / mean.size
     low, middle, high = (float(np.sqrt(max(0.0, excess.mean() + k * half))) for k in (-1.0, 0.0, 1.0))
     return low, middle, high
 

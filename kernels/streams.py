@@ -21,6 +21,9 @@ class Purpose(IntEnum):
     MLP = 5
     PILOT = 6
     PROBLEM = 7
+    LOWER_BOUND = 8
+    UPPER_BOUND = 9
+    GRADIENT = 10
 
 
 class Stream:

@@ -15,7 +15,9 @@ Couple = Callable[[Stream, int], Stream]
 
 @dataclass(frozen=True)
 class Averaged:
-    """An estimator each draw of which is the mean over ``size`` coupled draws of another, terms and biases alike.
+    """An estimator whose draws of the base term are means over ``size`` coupled draws of another's.
+
+    The terms that remove a bias, and the biases, are drawn as they are: their variance is small.
 
     Every one of the coupled draws has the law that it has alone, so that means and biases are those
     of ``estimator``; draws are independent, so that their spread is an honest error. What is
@@ -35,15 +37,17 @@ class Averaged:
         return self.estimator.biases
 
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
+        if term != self.terms[0]:
+            return self.estimator.sample(problem, t, x, term, draws, stream)
         coupled = self.couple(stream, len(t) * draws)
         values = self.estimator.sample(problem, t, x, term, draws * self.size, coupled)
         return values.double().unflatten(1, (draws, self.size)).mean(-1).to(values)
 
     def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
-        return self.estimator.flop(problem, term, draws * self.size)
+        return self.estimator.flop(problem, term, draws * (self.size if term == self.terms[0] else 1))
 
     def rows(self, term: str, draws: int) -> int:
-        return self.estimator.rows(term, draws * self.size)
+        return self.estimator.rows(term, draws * (self.size if term == self.terms[0] else 1))
 
 
 def _alone(estimator: Estimator) -> Estimator:

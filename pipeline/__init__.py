@@ -1,8 +1,20 @@
 """Processes and files around the kernels: jobs, training, fan-out, reports.
 
->>> from pipeline import load_job, run  # doctest: +SKIP
->>> report = run(load_job("jobs/quickstart.yaml"))  # doctest: +SKIP
->>> report.errors("scasml")["rel_l2"]  # doctest: +SKIP
+>>> import tempfile
+>>> from pathlib import Path
+>>> from pipeline import load_job, run
+>>> with tempfile.TemporaryDirectory() as folder:
+...     file = Path(folder, "tiny.yaml")
+...     _ = file.write_text(
+...         "{name: tiny, problem: {name: viscous_burgers, dim: 4}, surrogate: {width: 8, depth: 1},"
+...         " training: {steps: 20, batch: 32}, correction: {points: 16, max_paths: 20_000}}"
+...     )
+...     job = load_job(file, {"training.steps": 40})
+...     report = run(job, out=Path(folder, "run"), progress=False)
+>>> job.model.training.steps, len(report.t)
+(40, 16)
+>>> report.errors("scasml")["rel_l2"] < report.errors("surrogate")["rel_l2"]
+True
 """
 
 from pipeline.dag import run

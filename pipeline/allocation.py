@@ -72,7 +72,8 @@ def next_counts(
         if prices.cost(enough) <= budget:
             return enough
     scale = _largest_scale(rate, prices, counts, budget)
-    return [max(c, int(scale * r / d)) for c, r, d in zip(counts, rate, prices.draws, strict=True)]
+    # A whole number of chunks must not be lost to rounding.
+    return [max(c, int(scale * r / d + 1e-9)) for c, r, d in zip(counts, rate, prices.draws, strict=True)]
 
 
 def _largest_scale(rate: list[float], prices: Prices, counts: Sequence[int], budget: float) -> float:

@@ -76,14 +76,22 @@ def build(make: Callable[..., Any], where: str, *args: Any, file: Path | None = 
     """Call a factory; its refusals become messages about the job key ``where``."""
     try:
         return make(*args, **options)
-    except (ValueError, TypeError) as error:
-        if file is None and isinstance(error, TypeError):
-            raise
-        raise InputError(f"{where}: {error}" if file is None else f"{where}: '{file.name}' {_raised(error, file)}") from error
     except (Exception, SystemExit) as error:
-        if file is None:
-            raise
-        raise InputError(f"{where}: '{file.name}' {_raised(error, file)}") from error
+        if file is not None:
+            raise InputError(f"{where}: '{file.name}' {_raised(error, file)}") from error
+        if isinstance(error, ValueError):
+            raise InputError(f"{where}: {error}") from error
+        if _too_large(error):
+            raise InputError(f"{where}: {' '.join(str(error).split())}: lower problem.dim, or the sizes given there") from error
+        raise
+
+
+def _too_large(error: BaseException) -> bool:
+    """Whether it says that something does not fit in memory or in an integer; torch says so in a RuntimeError."""
+    words = str(error).lower()
+    return isinstance(error, (MemoryError, OverflowError)) or (
+        isinstance(error, RuntimeError) and ("memory" in words or "overflow" in words)
+    )
 
 
 def _parameters(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kernels.bounds import Bound
 from kernels.contracts import Estimator, SemilinearPDE
+from kernels.gradients import GradientEstimator
+
+Sampled = Estimator | Bound | GradientEstimator
+"""What is sampled term by term."""
 
 POINTS_PER_BLOCK = 16
 MIN_DRAWS = 32
+MIN_COUPLED = 16
+"""Fewest draws of a chunk where each is the mean over many coupled paths."""
+
 CHUNK_FLOP = 1.5e9
 """Work of one chunk: some fifty milliseconds, far above the cost of handing it out. Part of the random
 address: see FORMAT in pipeline/job.py before changing it."""
@@ -50,12 +58,16 @@ class Layout:
     draws: tuple[int, ...]
 
     @classmethod
-    def of(cls, points: int, estimator: Estimator, problem: SemilinearPDE) -> Layout:
-        """Chunks of about CHUNK_FLOP, within CHUNK_ROWS rows and with at least MIN_DRAWS draws."""
+    def of(cls, points: int, estimator: Sampled, problem: SemilinearPDE, *, coupled: int = 1) -> Layout:
+        """Chunks of about CHUNK_FLOP, within CHUNK_ROWS rows and with at least MIN_DRAWS draws.
+
+        A draw of the first term is the mean over ``coupled`` paths.
+        """
         size = min(points, POINTS_PER_BLOCK)
         sizes = []
         for number, term in enumerate((*estimator.terms, *estimator.biases)):
-            work, draws = CHUNK_FLOP * (1.0 if number == 0 else LATER_SHARE), MIN_DRAWS
+            work = CHUNK_FLOP * (1.0 if number == 0 else LATER_SHARE)
+            draws = MIN_COUPLED if number == 0 and coupled > 2 else MIN_DRAWS
             while (
                 2 * draws * size * estimator.rows(term, MIN_DRAWS) / MIN_DRAWS <= CHUNK_ROWS
                 and size * estimator.flop(problem, term, 2 * draws) <= work

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,12 @@ import typer
 import yaml
 from rich.table import Table
 
-from pipeline import sweep
+from pipeline import comparison, sweep
 from pipeline.dag import report_stage, run_graph, run_inline
 from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
-from pipeline.estimate import costs
+from pipeline.estimate import costs, foreseen
 from pipeline.figures import save_images
+from pipeline.files import release
 from pipeline.inspection import inspection
 from pipeline.launch import correct_stage
 from pipeline.listing import listing, rooms_for
@@ -127,7 +129,7 @@ def train(job: JobFile, out: Out = None, set_: Set = None) -> None:
             log(w.folder.log, "run opened")
             if (workers := j.model.training.workers) > 1:
                 log(w.folder.log, f"this process takes the batches of {workers} workers in turn; `scasml run` trains them on Ray")
-            train_stage(w.folder, j, on_ray=False)
+            train_stage(w.folder, j)
         console.print(f"surrogate: {w.folder.surrogate}", markup=False, soft_wrap=True)
 
 
@@ -171,12 +173,16 @@ def check(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = Fals
     scasml check jobs/lqg_100d.yaml --set training.workers=4
     scasml check --explain > my_job.yaml       every key with its meaning: a job to start from
     """
-    for w in planned(job, out, set_, on_ray=not inline):
+    work = planned(job, out, set_, on_ray=not inline)
+    for w in work:
+        if len(work) > 1:
+            console.print(f"\n# {w.label}", markup=False)
         console.print(yaml.safe_dump(w.job.resolved, sort_keys=False), markup=False)
         cost = Table("stage", "evaluations", "FLOP", "memory", "disk", "time", box=None, pad_edge=False)
         for row in costs(w.job):
             cost.add_row(*row)
         console.print(cost)
+        console.print(foreseen(w.job, w.folder), markup=False, soft_wrap=True)
         console.print(f"folder: {w.folder.path}", markup=False, soft_wrap=True)
 
 
@@ -201,8 +207,18 @@ def inspect_(file: Annotated[Path, typer.Argument(help="surrogate.h5, report.h5,
 
 
 @app.command()
-def compare(runs: Annotated[list[Path], typer.Argument(help="folders of finished runs, or their report.h5")]) -> None:
-    """Reports side by side."""
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="folders of finished runs, or their report.h5")],
+    published: Annotated[
+        Path | None,
+        typer.Option("--published", help="a table of published figures to set beside, such as jobs/published_table.csv"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="also write tables, rates and pictures to this folder")] = None,
+) -> None:
+    """Reports side by side, with published figures and the rate at which errors fall over the runs.
+
+    Example: scasml compare runs/published_table-* --published jobs/published_table.csv --out figures
+    """
     found = []
     for path in runs:
         if path.is_dir() and not (path / "report.h5").exists():
@@ -211,6 +227,18 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="folders of finished
             )
         found.append((path.resolve().name if path.is_dir() else path.resolve().parent.name, read_summary(path)))
     console.print(table(found, console.width))
+    summaries = [summary for _, summary in found]
+    paired = comparison.pairs(summaries, comparison.published(published)) if published is not None else []
+    for method, (_, _, fitted) in comparison.rates(summaries).items():
+        if fitted is not None:
+            console.print(f"{method}: relative L2 falls as (training samples + paths)^({fitted})", markup=False)
+    for pair in paired:
+        ratio = pair.ratio("rel_l2")
+        console.print(f"{pair.label}: published error over ours {'-' if ratio is None else f'{ratio:.1f}'}", markup=False)
+    if out is not None:
+        check_writable(out, "--out")
+        for file in comparison.save(out, summaries, paired):
+            console.print(str(file), markup=False, soft_wrap=True)
 
 
 def resumable(error: BaseException) -> str:
@@ -222,6 +250,10 @@ def resumable(error: BaseException) -> str:
 def main() -> None:
     """Run the command line and leave with its exit status."""
     stop_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        # A name in letters that the terminal lacks is no reason to fail.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     errors = sys.stderr
     try:
         app(standalone_mode=True)
@@ -238,3 +270,5 @@ def main() -> None:
         traceback.print_exc()
         print("failed: a fault of this program; what is finished is kept", file=errors)
         sys.exit(1)
+    finally:
+        release()

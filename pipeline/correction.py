@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from kernels.contracts import Surrogate
+from kernels.bounds import hopf_cole, pathwise, policy
+from kernels.contracts import SemilinearPDE, Surrogate
 from kernels.estimators.feynman_kac import feynman_kac
 from kernels.estimators.picard import picard
-from kernels.streams import Purpose
+from kernels.gradients import GradientEstimator, bismut_elworthy_li, gradient_draws
+from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.errors import InputError
 from pipeline.fanout import Communicator, drive
@@ -26,6 +28,9 @@ from pipeline.progress import log
 from pipeline.tally import Method, within, within_distance
 from pipeline.training import trained_surrogate
 
+BOUND_SHARE = 0.25
+"""FLOP of each of the two bounds, over the correction's."""
+
 
 def _owner(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -33,9 +38,9 @@ def _owner(*parts: Any) -> str:
 
 def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate) -> Method:
     """The chosen estimator on the defect of the surrogate; its budget counts draws."""
-    owner = _owner(job.correction_hash, chosen.estimator, chosen.laplacian, chosen.pairs)
+    owner = _owner(job.correction_hash, chosen.estimator, chosen.laplacian, chosen.pairs, chosen.printed)
     problem = chosen.problem(job, surrogate)
-    return Method("scasml", Purpose.CORRECTION, chosen.build(), problem, owner, points, bounded="draws")
+    return Method("scasml", Purpose.CORRECTION, chosen.build(), problem, owner, points, bounded="paths", coupled=chosen.coupled)
 
 
 def linear_method(job: Job, points: int) -> Method:
@@ -60,6 +65,64 @@ def baseline_methods(job: Job, plan: Plan, points: int, budget: float) -> list[M
     return [method for method in chosen if method.pilot_price() <= budget]
 
 
+def bound_methods(job: Job, surrogate: Surrogate, points: int) -> list[Method]:
+    """The sharpest bound of either side that the driver's curvature allows, on the defect; none where it is unknown."""
+    problem, found = job.defect(surrogate), {}
+    for make in (policy, hopf_cole, pathwise):
+        bound = make()
+        try:
+            side = bound.side(problem)
+            bound.sample(
+                problem, *job.problem.sample_points(1, Stream(0, Purpose.PILOT)), bound.terms[0], 2, Stream(0, Purpose.PILOT)
+            )
+        except ValueError:
+            continue
+        if side not in found:
+            purpose = Purpose.UPPER_BOUND if side == "upper" else Purpose.LOWER_BOUND
+            owner = _owner("bound", make.__name__, job.correction_hash)
+            found[side] = Method(f"{side}-{make.__name__}", purpose, bound, problem, owner, points)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Draws of grad v, (points, dim, draws), from those of sigma^T grad v."""
+
+    inner: GradientEstimator
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return self.inner.terms
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        return self.inner.biases
+
+    def sample(self, problem: SemilinearPDE, t: Tensor, x: Tensor, term: str, draws: int, stream: Stream) -> Tensor:
+        return gradient_draws(problem.law, t, x, self.inner.sample(problem, t, x, term, draws, stream))
+
+    def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
+        return self.inner.flop(problem, term, draws)
+
+    def rows(self, term: str, draws: int) -> int:
+        return self.inner.rows(term, draws)
+
+
+def gradient_method(job: Job, surrogate: Surrogate, points: int) -> Method:
+    """The gradient of the surrogate's error."""
+    estimator, owner = Gradient(bismut_elworthy_li()), _owner("gradient", job.correction_hash)
+    return Method("gradient", Purpose.GRADIENT, estimator, job.defect(surrogate), owner, points, axes=(job.problem.dim,))
+
+
+def companions(job: Job, surrogate: Surrogate, points: int, budget: float) -> list[tuple[Method, float]]:
+    """What is computed beside the corrected value and its baselines, each with its budget in FLOP."""
+    options = job.model.correction
+    out = [(m, BOUND_SHARE * budget) for m in bound_methods(job, surrogate, points)] if options.bounds else []
+    if options.gradient:
+        out.append((gradient_method(job, surrogate, points), budget))
+    return [(method, share) for method, share in out if method.pilot_price() <= share]
+
+
 def check_paths(job: Job, method: Method) -> None:
     """Refuse a budget that cannot give every point a standard error."""
     minimum = int(method.pilot_price())
@@ -67,7 +130,7 @@ def check_paths(job: Job, method: Method) -> None:
         raise InputError(
             f"correction.max_paths = {job.model.correction.max_paths}: {method.points} points need at least {minimum} paths, "
             f"{minimum // method.points} each over the estimator's {len(method.terms)} terms, for a standard error: "
-            "raise it, or ask for fewer points"
+            "raise it, ask for fewer points, or set correction.pairs: none"
         )
 
 
@@ -77,7 +140,7 @@ def base_values(surrogate: Surrogate, t: torch.Tensor, x: torch.Tensor) -> NDArr
         return surrogate.value_and_gradient(t, x)[0].double().numpy()
 
 
-def correct(folder: RunFolder, job: Job, comm: Communicator, beat: Callable[[], None] = lambda: None) -> None:
+def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:
     """The correction and its baselines, each from whatever chunks exist; needs a finished surrogate."""
     surrogate = trained_surrogate(folder, job)
     if comm.rank == 0:
@@ -85,12 +148,13 @@ def correct(folder: RunFolder, job: Job, comm: Communicator, beat: Callable[[], 
     comm.share(None)
     t, x = store.load_points(folder.points, job.correction_hash)
     seed, options = job.model.seed, job.model.correction
+    named = {"job": job.resolved, "correction_hash": job.correction_hash}
     plan: Plan = comm.share(correction_plan(folder, job, surrogate, t, x) if comm.rank == 0 else None)
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     check_paths(job, method)
     base = base_values(surrogate, t, x)
     tolerance = within(options.rtol, options.atol, base, method.layout)
-    outcome = drive(folder, method, t, x, seed, comm, options.max_paths, tolerance, beat)
+    outcome = drive(folder, method, t, x, seed, named, comm, options.max_paths, tolerance)
     corrected, budget = None, 0.0
     if comm.rank == 0:
         corrected = base + outcome.tally.table(outcome.counts)[0]
@@ -100,6 +164,8 @@ def correct(folder: RunFolder, job: Job, comm: Communicator, beat: Callable[[], 
     corrected, budget, plan = comm.share((corrected, budget, plan))
     baselines = baseline_methods(job, plan, len(t), budget)
     for baseline in baselines:
-        drive(folder, baseline, t, x, seed, comm, budget, within_distance(corrected, baseline.layout), beat)
+        drive(folder, baseline, t, x, seed, named, comm, budget, within_distance(corrected, baseline.layout))
+    for method, share in companions(job, surrogate, len(t), budget):
+        drive(folder, method, t, x, seed, named, comm, share, None)
     if comm.rank == 0 and len(baselines) < len([b for b in job.model.report.baselines if b != "surrogate"]):
         log(folder.log, "a baseline is left out: the correction's FLOP do not pay for a pilot of it")

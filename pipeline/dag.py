@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shutil
+import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,24 +16,37 @@ from typing import Any
 
 import psutil
 import torch
-import yaml
 from torch import nn
 
 from kernels.streams import Purpose, Stream
-from pipeline import catalogue, store
+from pipeline import catalogue, training
 from pipeline.correction import check_paths, scasml_method
-from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
-from pipeline.estimate import first_choice
+from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
+from pipeline.estimate import dearest_choice
+from pipeline.files import release
+from pipeline.folders import check_folder, prepare
 from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
 from pipeline.points import count
 from pipeline.progress import followed, log
 from pipeline.report import Report, fold
-from pipeline.report_files import finished, save
+from pipeline.report_files import save
 from pipeline.resources import check_resources, check_writable
-from pipeline.training import memory_needed, train_stage
+from pipeline.stages import begun, interruptions, stage
+from pipeline.team import Overlapped, Together
+from pipeline.training import memory_needed, one_thread, train_here, train_stage
+
+__all__ = ["check_folder", "prepare"]
 
 OBJECT_STORE_BYTES = 100_000_000
+PROBE_SECONDS = 5.0
+LOOK_SECONDS = 0.5
+GET_SECONDS = 60.0
+CANCEL_SECONDS = 5.0
+MAX_FAILURES = 3
+"""How often a training whose workers fail is taken up again."""
+
+NO_CLUSTER = "Start a cluster there with `ray start --head --port=...`, or unset RAY_ADDRESS to run on this machine"
 
 
 def preflight(job: Job, *, on_ray: bool = False) -> None:
@@ -43,7 +58,7 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
         job.optimizer(surrogate.parameters())
     points = count(job)
     check_resources(job, memory_needed(job), on_ray=on_ray)
-    check_paths(job, scasml_method(job, surrogate, points, first_choice(job)))
+    check_paths(job, scasml_method(job, surrogate, points, dearest_choice(job)))
 
 
 def check_functions(job: Job) -> None:
@@ -70,48 +85,20 @@ def check_functions(job: Job) -> None:
     catalogue.build(attempt, "problem", file=job.folder / file)
 
 
-def check_folder(job: Job, out: Path | None) -> RunFolder:
-    """The run's folder, to be or of an earlier run of this job; another job's is refused with both named."""
-    folder = RunFolder((out or job.default_out).absolute())
-    if folder.path.exists() and not folder.path.is_dir():
-        raise InputError(f"--out {folder.path}: that is a file; name a folder, new or of an earlier run of this job")
-    if folder.surrogate.exists():
-        store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
-    if folder.points.exists():
-        store.load_points(folder.points, job.correction_hash)
-    return folder
-
-
-def prepare(job: Job, out: Path | None) -> RunFolder:
-    """The run's folder with its resolved job; another job's folder is refused with both named."""
-    folder = check_folder(job, out)
-    for name, source in job.files.items():
-        store.commit(folder.path / name, source.read_bytes())
-    store.commit(folder.job_file, yaml.safe_dump(job.settled, sort_keys=False).encode())
-    return folder
-
-
 def report_stage(folder: RunFolder, job: Job) -> Report:
     """Fold what is there and write the report."""
-    began = time.monotonic()
-    report = fold(folder, job, resumed=_resumed(folder))
-    report.seconds["report"] = time.monotonic() - began
-    save(report, folder)
-    log(folder.log, "report written")
+    began, resumed = time.monotonic(), interruptions(folder)
+    with stage(folder, "report"), one_thread():
+        report = fold(folder, job, resumed=resumed)
+        report.seconds["report"] = time.monotonic() - began
+        save(report, folder)
     return report
-
-
-def _resumed(folder: RunFolder) -> int:
-    """How often this folder was opened before."""
-    if not folder.log.exists():
-        return 0
-    return max(0, folder.log.read_text(encoding="utf-8").count(" run opened") - 1)
 
 
 def run_inline(job: Job, folder: RunFolder) -> Report:
     """The graph of one job in this process (and its MPI ranks)."""
     log(folder.log, "run opened")
-    train_stage(folder, job, on_ray=False)
+    train_stage(folder, job)
     correct_stage(folder, job)
     return report_stage(folder, job)
 
@@ -126,51 +113,101 @@ def run(job: Job, out: str | Path | None = None, *, progress: bool = True) -> Re
     path = job.default_out if out is None else Path(out)
     check_writable(path, "out =")
     folder = prepare(job, path)
-    with followed([folder.log], plain=True) if progress else nullcontext():
-        return run_inline(folder.load(), folder)
+    try:
+        with followed([folder.log], plain=True) if progress else nullcontext():
+            return run_inline(folder.load(), folder)
+    finally:
+        release(folder.path)
+
+
+# The same graph on Ray.
 
 
 @contextmanager
-def _ray() -> Iterator[Any]:
+def _ray(signals: NotedSignals) -> Iterator[Any]:
     """Ray on the cluster of RAY_ADDRESS, or on this machine, guarded by a token."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with tempfile.TemporaryDirectory() as private:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         address = os.environ.get("RAY_ADDRESS")
-        if not address:
+        if address:
+            probe(address)
+            options |= {"address": address}
+        else:
             token = Path(private) / "token"
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32))
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
+            options |= {
+                "num_cpus": len(os.sched_getaffinity(0)),
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_memory": int(0.8 * psutil.virtual_memory().available),
+            }
         import ray
 
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
-        else:
-            cores = len(os.sched_getaffinity(0))
-            ray.init(
-                num_cpus=cores,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level="warning",
-                _memory=int(0.8 * psutil.virtual_memory().available),
-            )
-        if threading.current_thread() is threading.main_thread():
-            stop_on_signals()
+        try:
+            ray.init(**options)
+        except ConnectionError as error:
+            raise InputError(f"RAY_ADDRESS = '{address}': {error} {NO_CLUSTER}") from error
+        except SystemExit as stop:
+            # What Ray's own handler makes of SIGTERM while it starts.
+            raise Interrupted("stopped by SIGTERM") from stop
+        signals.again()
         try:
             yield ray
         finally:
             ray.shutdown()
 
 
+def probe(address: str) -> None:
+    """InputError unless a Ray head answers at HOST:PORT; Ray itself would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
+    if found is None:
+        return
+    try:
+        with socket.create_connection((found[1], int(found[2])), timeout=PROBE_SECONDS) as connection:
+            connection.settimeout(PROBE_SECONDS)
+            # A gRPC server speaks first: a SETTINGS frame of HTTP/2, whose fourth byte is its type. With TLS it waits.
+            if os.environ.get("RAY_USE_TLS", "0") == "0" and connection.recv(9)[3:4] != b"\x04":
+                raise OSError("what listens there is no Ray head")
+    except (OSError, OverflowError) as error:
+        raise InputError(f"RAY_ADDRESS = '{address}': {error or type(error).__name__}. {NO_CLUSTER}") from error
+
+
+def check_capacity(job: Job, nodes: list[float]) -> int:
+    """CPUs to reserve for the correction on a cluster of nodes with these many; InputError for what would wait for ever."""
+    workers, correction = job.model.training.workers, job.model.correction
+    if workers > sum(nodes):
+        raise InputError(
+            f"training.workers = {workers}: more than the {sum(nodes):.0f} CPUs of the Ray cluster: lower it, or add nodes"
+        )
+    largest = int(max(nodes, default=0.0))
+    if largest < 1:
+        raise InputError("the Ray cluster has no node with a CPU: start it with --num-cpus, or wait for its workers to join")
+    # srun spreads ranks over its own allocation; mpiexec starts all of them on the node of the task.
+    if correction.ranks > largest and not correction.oversubscribe and not os.environ.get("SLURM_JOB_ID"):
+        raise InputError(
+            f"correction.ranks = {correction.ranks}: more than the {largest} CPUs of the largest node of the Ray cluster. "
+            "Lower it, or set correction.oversubscribe: true"
+        )
+    return min(correction.ranks, largest)
+
+
 def run_graph(work: list[tuple[Job, RunFolder]]) -> None:
     """Every job's stages as Ray tasks: independent ones side by side, equal trainings once."""
-    with _ray() as ray:
+    with NotedSignals() as signals, _ray(signals) as ray:
 
         def train(folder: RunFolder) -> str:
-            train_stage(folder, folder.load(), on_ray=True)
+            job = folder.load()
+            train_stage(folder, job, train_on_ray if job.model.training.workers > 1 and job.learns == "steps" else train_here)
             return "trained"
+
+        def train_after(first: str, folder: RunFolder) -> str:
+            # A training equal to one that has just finished: its surrogate is taken over.
+            train_stage(folder, folder.load())
+            return first
 
         def correct(folder: RunFolder, trained: str) -> str:
             correct_stage(folder, folder.load())
@@ -179,38 +216,92 @@ def run_graph(work: list[tuple[Job, RunFolder]]) -> None:
         def report(folder: RunFolder, corrected: str) -> None:
             report_stage(folder, folder.load())
 
-        remote = {f.__name__: ray.remote(max_retries=0)(f) for f in (train, correct, report)}
+        remote = {f.__name__: ray.remote(max_retries=0)(f) for f in (train, train_after, correct, report)}
+        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        reserved = [check_capacity(job, nodes) for job, _ in work]
         trainings: dict[str, Any] = {}
-        ends = []
-        for job, folder in work:
+        tasks, ends = [], []
+        for (job, folder), ranks in zip(work, reserved, strict=True):
             log(folder.log, "run opened")
-            workers = job.model.training.workers
             after = trainings.get(job.training_hash)
-            # Workers of Ray Train reserve their own cores; a task that waits for them holds none.
-            own = remote["train"].options(num_cpus=0 if workers > 1 or after is not None else 1)
-            trained = own.remote(folder) if after is None else ray.remote(num_cpus=1)(_train_after).remote(after, folder)
+            # Workers of Ray Train reserve their own cores; the task that waits for them holds none.
+            own = remote["train"].options(num_cpus=0 if job.model.training.workers > 1 else 1)
+            trained = own.remote(folder) if after is None else remote["train_after"].remote(after, folder)
             trainings.setdefault(job.training_hash, trained)
-            ranks = min(job.model.correction.ranks, max(1, int(ray.cluster_resources().get("CPU", 1))))
             corrected = remote["correct"].options(num_cpus=ranks).remote(folder, trained)
             ends.append(remote["report"].remote(folder, corrected))
+            tasks += [trained, corrected, ends[-1]]
         try:
-            ray.get(ends)
-        except SystemError as error:
-            # A signal that arrives inside Ray's C code comes out wrapped.
-            raise error.__cause__ if isinstance(error.__cause__, Interrupted) else error from None
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, (InputError, Interrupted, EngineError)) else None
-            raise cause or EngineError(str(error)) from error
-        except ray.exceptions.RayError as error:
-            raise EngineError(f"Ray failed: {error}. What is finished is kept: run the same command again") from error
+            _await(ray, ends, signals)
+        except Interrupted:
+            # On a cluster that lives on they would run on, until this driver is missed.
+            for task in tasks:
+                ray.cancel(task, recursive=True)
+            ray.wait(tasks, num_returns=len(tasks), timeout=CANCEL_SECONDS)
+            raise
 
 
-def _train_after(first: str, folder: RunFolder) -> str:
-    """A training equal to one that has just finished: its surrogate is taken over."""
-    train_stage(folder, folder.load(), on_ray=False)
-    return first
+def _await(ray: Any, ends: list[Any], signals: NotedSignals) -> None:
+    """Wait for the last tasks, looking up often: a signal ends the wait, as does the first task that fails."""
+    pending = list(ends)
+    try:
+        while pending:
+            signals.check()
+            ready, pending = ray.wait(pending, timeout=LOOK_SECONDS)
+            for end in ready:
+                ray.get(end, timeout=GET_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        known = isinstance(error.cause, (InputError, Interrupted, EngineError, OSError))
+        raise (error.cause if known else EngineError(str(error))) from error
+    except ray.exceptions.RayError as error:
+        raise EngineError(f"Ray failed: {error}. What is finished is kept: run the same command again") from error
 
 
-def finished_all(work: list[tuple[Job, RunFolder]]) -> bool:
-    """Whether every run already has its report."""
-    return all(finished(folder, job) is not None for job, folder in work)
+def train_on_ray(folder: RunFolder, job: Job) -> None:
+    """Train on Ray Train workers; where one is killed, all go on from the last checkpoint."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    workers = job.model.training.workers
+    storage = folder.path / "ray"
+    for attempt in range(MAX_FAILURES + 1):
+        trainer = TorchTrainer(
+            _ray_worker,
+            train_loop_config={"folder": str(folder.path)},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= workers),
+            # Attempts are counted here: what a worker refuses is not to be tried again.
+            run_config=RunConfig(
+                name=f"attempt-{attempt}", storage_path=str(storage), failure_config=FailureConfig(max_failures=0)
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            causes = list(getattr(error, "worker_failures", {}).values())
+            for cause in causes:
+                if isinstance(cause, InputError):
+                    raise cause from error
+            failure = " ".join(str(causes[0] if causes else error).split())
+        else:
+            shutil.rmtree(storage, ignore_errors=True)
+            return
+        log(folder.log, f"a training worker failed ({failure[:200]})")
+        if attempt < MAX_FAILURES:
+            begun(folder, "train")
+    raise EngineError(
+        f"training failed on Ray {MAX_FAILURES + 1} times, last with: {failure}. Its last checkpoint is kept: run again to resume"
+    )
+
+
+def _ray_worker(config: dict[str, str]) -> None:
+    """One data-parallel worker of Ray Train; it finds the last checkpoint by itself."""
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    folder, device = RunFolder(Path(config["folder"])), ray.train.torch.get_device()
+    team = Together(device) if device.type == "cpu" else Overlapped(device)
+    with one_thread():
+        training.train(folder, folder.load(), shards=range(rank, rank + 1), of=world, team=team, writes=rank == 0, device=device)

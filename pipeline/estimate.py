@@ -37,13 +37,13 @@ def gemm_rate() -> float:
         return count * 2.0 * a.shape[0] * b.numel() / (time.perf_counter() - began)
 
 
-def first_choice(job: Job) -> Candidate:
-    """The candidate a pilot starts from: what is known of a correction before there is a surrogate."""
+def dearest_choice(job: Job) -> Candidate:
+    """The candidate that needs most paths for an error bar: what is known of a correction before its pilot."""
     options = job.model.correction
     return Candidate(
         ESTIMATORS[0] if options.estimator.name == "auto" else job.resolved["correction"]["estimator"],
         LAPLACIANS[0] if options.laplacian == "auto" else options.laplacian,
-        PAIRS[0] if options.pairs == "auto" else options.pairs,
+        PAIRS[-1] if options.pairs == "auto" else options.pairs,
     )
 
 
@@ -55,7 +55,7 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     parameters = sum(p.numel() for p in surrogate.parameters())  # type: ignore[attr-defined]
     train_flop = training_flop(job, surrogate)
     points = count(job)
-    method = scasml_method(job, surrogate, points, first_choice(job))
+    method = scasml_method(job, surrogate, points, dearest_choice(job))
     flop_per_path = method.prices.work[0]
     correct_flop = correction.max_paths * flop_per_path
     chunks = correction.max_paths / method.layout.draws[0] / min(16, points)
@@ -137,3 +137,18 @@ def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: tor
     speed = seen * method.prices.flop(pilot) / spent
     reached = [met(standing.variance, counts, method.prices) for standing, counts in zip(standings, ended, strict=True)]
     return Prediction(paths, flop, flop / speed, None if tolerance is None else all(reached))
+
+
+def foreseen(job: Job, folder: RunFolder) -> str:
+    """What a correction will take, in words; for a surrogate that is not trained yet, how to learn it."""
+    options = job.model.correction
+    if options.rtol is None and options.atol is None:
+        return f"the correction spends its budget of {options.max_paths:,} paths: it has no rtol or atol"
+    if not folder.surrogate.exists() or not store.checkpoint_owner(folder.surrogate)[2]:
+        return "what rtol or atol will take depends on the surrogate: after `scasml train`, this command measures it by a pilot"
+    found = predict(job, folder)
+    ending = "meets the tolerance" if found.met else "ends at max_paths before the tolerance is met"
+    return (
+        f"by a pilot of this surrogate, the correction {ending} after {found.paths:.2g} paths, {found.flop:.1e} FLOP and "
+        f"{found.core_seconds:.0f} core seconds, baselines apart"
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -118,15 +118,14 @@ def drive(
     t: torch.Tensor,
     x: torch.Tensor,
     seed: int,
+    named: Mapping[str, Any],
     comm: Communicator,
     budget: float,
     tolerance: Tolerance | None,
-    beat: Callable[[], None],
 ) -> Outcome:
     """Compute chunks until every block meets its ``tolerance`` or the ``budget`` is spent.
 
-    All ranks call this together; rank 0 decides, and its outcome is the one to use. ``beat`` is
-    called after every chunk, a sign of life.
+    ``named`` tells whose the chunks are, for the message that refuses them elsewhere. All ranks call this together; rank 0 decides, and its outcome is the one to use.
     """
     tally = Tally.read(folder, method) if comm.rank == 0 else Tally(method)
     reused = len(tally.have)
@@ -145,7 +144,6 @@ def drive(
             for index in comm.take(len(wave)):
                 started = time.perf_counter()
                 mine.append((wave[index], compute(method, wave[index], t, x, seed), time.perf_counter() - started))
-                beat()
             parts = comm.gather(mine)
             if parts is not None:
                 elapsed = time.perf_counter() - began
@@ -153,7 +151,7 @@ def drive(
                 tally.add(finished)
                 # After the last file there is: a lost one leaves a gap, and none may be overwritten.
                 number = max((int(path.stem.removeprefix("wave-")) for path in folder.waves(method.name)), default=-1) + 1
-                store.save_wave(folder.chunks(method.name) / f"wave-{number:06d}.h5", finished, owner=method.owner)
+                store.save_wave(folder.chunks(method.name) / f"wave-{number:06d}.h5", finished, owner=method.owner, named=named)
                 work *= min(4.0, WAVE_SECONDS / max(elapsed, 1e-3))
                 whole = sum(map(sum, tally.expected(grown, tolerance, budget))) if not missing and grown else 0
                 log(folder.log, f"{method.name} {len(tally.have)}/{max(whole, len(tally.have) + len(missing))} chunks")

@@ -149,14 +149,14 @@ def _against_cost(report: Report) -> Figure:
 def _intervals(report: Report) -> Figure:
     figure, plot = axes(9.0, 4.2)
     scasml = report.methods["scasml"]
-    assert scasml.half_width is not None
+    low, high = report.intervals()["ci"]
     centre = report.reference if report.reference is not None else scasml.value
     pick = np.unique(np.linspace(0, len(centre) - 1, SHOWN_POINTS).astype(int))
     place = np.arange(len(pick))
     plot.errorbar(
         place,
         (scasml.value - centre)[pick],
-        scasml.half_width[pick],
+        (0.5 * (high - low))[pick],
         fmt="o",
         ms=3,
         lw=1,

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import store
-from pipeline.progress import curve
+from pipeline.progress import sketch
 from pipeline.tables import notes, table
 
 TOLD_APART = ("format", "version", "complete", "job", "summary", "versions", "title", "seconds")
@@ -33,7 +33,7 @@ def inspection(path: Path, width: int) -> RenderableType:
         if "step" in told and "loss" in file:
             loss = store.array(file, "loss")
             shown.append(
-                Text(f"training: step {told['step']} of {told['steps']}, loss {_ends(loss)}  {curve(loss.tolist())}".rstrip())
+                Text(f"training: step {told['step']} of {told['steps']}, loss {_ends(loss)}  {sketch(loss.tolist())}".rstrip())
             )
         shown += [Text(""), *_facts(told)]
         if "job" in told:

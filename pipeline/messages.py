@@ -63,11 +63,11 @@ def explain(error: ValidationError, data: Mapping[str, Any]) -> str:
 def _path(kind: str, loc: tuple[int | str, ...], data: Any) -> list[str]:
     """The keys in ``loc``: pydantic also puts there which branch of a union it tried, and places in lists."""
     path: list[str] = []
-    for part in loc:
+    for place, part in enumerate(loc, start=1):
         if isinstance(data, Mapping) and part in data:
             path.append(str(part))
             data = data[part]
-        elif kind == "missing" and part == loc[-1]:
+        elif kind == "missing" and place == len(loc):
             path.append(str(part))
     return path
 

@@ -21,6 +21,7 @@ from kernels.defect import defect
 from kernels.estimators.picard import picard
 from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
+from kernels.unsummed import unsummed
 from kernels.variance_reduction import antithetic, quasi
 from pipeline import catalogue, store
 from pipeline.chunks import MIN_DRAWS
@@ -41,6 +42,10 @@ ESTIMATORS: tuple[dict[str, Any], ...] = (
 
 LAPLACIANS: tuple[int | str, ...] = (8, 2, "exact")
 PAIRS = ("none", "antithetic", "quasi")
+NET = 16
+"""Points of a randomised Sobol' net."""
+
+DEAR = 2.0
 CLEARLY = 0.8
 """A later candidate is taken where its work is below this part of the best one's before it."""
 
@@ -59,12 +64,20 @@ class Candidate:
     laplacian: int | str
     pairs: str
     work: float | None = None
+    printed: tuple[str, ...] = ()
+    """Terms that are printed as biases, their noise being too dear to sum them."""
 
     def build(self) -> Estimator:
         """The estimator with its variance reduction."""
         options = {k: v for k, v in self.estimator.items() if k != "name"}
         made: Estimator = catalogue.factory("estimators", self.estimator["name"], "correction.estimator")(**options)
-        return {"none": lambda e: e, "antithetic": antithetic, "quasi": quasi}[self.pairs](made)
+        coupled = {"none": lambda e: e, "antithetic": antithetic, "quasi": lambda e: quasi(e, size=NET)}[self.pairs](made)
+        return unsummed(coupled, self.printed)
+
+    @property
+    def coupled(self) -> int:
+        """Paths of which a draw of the base term is the mean."""
+        return {"none": 1, "antithetic": 2, "quasi": NET}[self.pairs]
 
     def problem(self, job: Job, surrogate: Surrogate) -> SemilinearPDE:
         """The defect, its trace exact or sampled."""
@@ -74,7 +87,8 @@ class Candidate:
         options = ", ".join(f"{k} {v}" for k, v in self.estimator.items() if k != "name")
         trace = "exact Laplacian" if isinstance(self.laplacian, str) else f"{self.laplacian} probes"
         trace = "" if self.estimator["name"] == "telescoped" else f", {trace}"
-        return f"{self.estimator['name']} ({options}){trace}" + ("" if self.pairs == "none" else f", {self.pairs}")
+        pairs = "" if self.pairs == "none" else f", {self.pairs}"
+        return f"{self.estimator['name']} ({options}){trace}{pairs}" + "".join(f", {term} printed" for term in self.printed)
 
 
 @dataclass(frozen=True)
@@ -104,8 +118,18 @@ def needed(estimator: Estimator, moments: dict[str, Moments], work: dict[str, fl
     return sum(math.sqrt(float(np.mean(moments[term].variance)) * work[term]) for term in estimator.terms) ** 2
 
 
+def too_dear(estimator: Estimator, moments: dict[str, Moments], work: dict[str, float]) -> tuple[str, ...]:
+    """Terms after the base whose share of the work would be DEAR times that of all others: to be printed, not summed."""
+    parts = {term: math.sqrt(float(np.mean(moments[term].variance)) * work[term]) for term in estimator.terms}
+    return tuple(term for term in estimator.terms[1:] if parts[term] > DEAR * (sum(parts.values()) - parts[term]))
+
+
 def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
-    """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points."""
+    """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points.
+
+    A term is printed as a bias instead of summed where its noise is too dear, as the remainder's is
+    for a surrogate whose gradient is poor.
+    """
     options = job.model.correction
     fixed = options.estimator.name != "auto"
     estimators = (job.resolved["correction"]["estimator"],) if fixed else ESTIMATORS
@@ -116,14 +140,13 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     tried: list[Candidate] = []
 
     def best(candidates: list[Candidate]) -> Candidate:
-        if len(candidates) == 1:
-            return candidates[0]
         champion, least = None, math.inf
         for candidate in candidates:
             estimator, problem = candidate.build(), candidate.problem(job, surrogate)
             moments, work = measured(estimator, problem, t, x, (1, len(tried)), job.model.seed, PILOT_DRAWS)
-            cost = needed(estimator, moments, work)
-            tried.append(replace(candidate, work=cost))
+            printed = too_dear(estimator, moments, work)
+            cost = needed(unsummed(estimator, printed), moments, work)
+            tried.append(replace(candidate, work=cost, printed=printed))
             if champion is None or cost < CLEARLY * least:
                 champion, least = tried[-1], cost
         assert champion is not None
@@ -138,7 +161,7 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
         ]
     )
     if len(pairs) > 1:
-        first = best([Candidate(first.estimator, first.laplacian, pair) for pair in pairs])
+        first = best([replace(first, pairs=pair, printed=()) for pair in pairs])
     return Plan(first, tuple(tried))
 
 
@@ -172,14 +195,18 @@ def _file(folder: RunFolder) -> Path:
     return folder.path / "plan.json"
 
 
+def _candidate(data: dict[str, Any]) -> Candidate:
+    return Candidate(**{**data, "printed": tuple(data["printed"])})
+
+
 def load_plan(folder: RunFolder, job: Job) -> Plan | None:
     """The stored decision of this very correction, or None."""
     try:
         data = json.loads(_file(folder).read_text(encoding="utf-8"))
         if data.pop("correction_hash") != job.correction_hash:
             return None
-        data["chosen"] = Candidate(**data["chosen"])
-        data["tried"] = tuple(Candidate(**c) for c in data["tried"])
+        data["chosen"] = _candidate(data["chosen"])
+        data["tried"] = tuple(_candidate(c) for c in data["tried"])
         data["mlp"] = None if data["mlp"] is None else (int(data["mlp"][0]), int(data["mlp"][1]))
         plan = Plan(**data)
         plan.chosen.build()

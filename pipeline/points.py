@@ -23,7 +23,7 @@ def run_points(folder: RunFolder, job: Job) -> tuple[Tensor, Tensor]:
     """The run's evaluation points, drawn or read once and stored with it."""
     if not folder.points.exists():
         t, x = points_of(job)
-        store.save_points(folder.points, t, x, job.correction_hash)
+        store.save_points(folder.points, t, x, job.correction_hash, job.resolved)
     return store.load_points(folder.points, job.correction_hash)
 
 

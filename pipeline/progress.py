@@ -50,6 +50,11 @@ def curve(values: Sequence[float], width: int = CURVE_WIDTH) -> str:
     return "".join(_BLOCKS[int((m - low) / span * (len(_BLOCKS) - 1)) if span else 0] for m in means)
 
 
+def sketch(values: Sequence[float]) -> str:
+    """The curve of ``values`` where the terminal can show it."""
+    return curve(values) if console.encoding.startswith("utf") else ""
+
+
 class _Bars:
     """The bars of a terminal: the stages of one run, or how many of several runs are finished and what each is doing."""
 
@@ -89,8 +94,7 @@ class _Bars:
             if loss := _LOSS.match(detail):
                 with suppress(ValueError):
                     self._losses.setdefault(label, []).append(float(loss[1]))
-                if console.encoding.startswith("utf"):
-                    detail = f"{detail} {curve(self._losses.get(label, []))}"
+                detail = f"{detail} {sketch(self._losses.get(label, []))}".rstrip()
             self._progress.update(task, completed=int(match["done"]), total=int(match["total"]), detail=detail)
             self._hide(label, before=task)
         elif match := _CLOSED.match(line):

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.contracts import SemilinearPDE
+from kernels.bounds import Bound, reading
+from kernels.contracts import SemilinearPDE, Surrogate
 from kernels.moments import noise_interval, normal_quantile, rms_interval, shrink, simultaneous_quantile
 from pipeline import store
-from pipeline.correction import base_values, baseline_methods, scasml_method
+from pipeline.correction import base_values, baseline_methods, companions, scasml_method
 from pipeline.errors import InputError
 from pipeline.job import Job, RunFolder
 from pipeline.plan import Plan, load_plan
@@ -25,12 +27,13 @@ FIGURES = ("rel_l2", "linf", "l1", "rel_se", "coverage", "bias_estimate", "rel_l
 
 @dataclass(frozen=True)
 class MethodReport:
-    """One method at every point, and what it spent. ``se``, ``bias`` and ``half_width`` are per point."""
+    """One method at every point, and what it spent. ``se``, ``bias`` and ``spread`` are per point."""
 
     value: Array
     se: Array | None
     bias: Array | None
-    half_width: Array | None
+    spread: Array | None
+    """Standard error of value - bias: that of the value and what is unknown of the bias."""
     flop: float | None
     paths: int | None
     seconds: float
@@ -40,6 +43,12 @@ class MethodReport:
     detail: str
     trace: tuple[tuple[float, float], ...]
     """(FLOP, relative L2 error) after each round of draws; empty without a reference."""
+
+    def half_width(self, quantile: float) -> Array | None:
+        """Half of an interval: so many standard errors, widened by the estimated bias; None where there is no error bar."""
+        if self.spread is None or self.bias is None:
+            return None
+        return quantile * self.spread + np.abs(self.bias)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,29 @@ class TermReport:
 
 
 @dataclass(frozen=True)
+class BoundReport:
+    """A one-sided bound at every point: its value, and its end of the confidence interval away from the solution."""
+
+    method: str
+    value: Array
+    safe: Array
+    paths: int
+    flop: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """grad u at every point with standard error and estimated bias, (points, dim) each, and the surrogate's."""
+
+    surrogate: Array
+    value: Array
+    se: Array
+    bias: Array
+    reference: Array | None
+
+
+@dataclass(frozen=True)
 class Report:
     """A finished run: points, truth where known, methods, and the training curve."""
 
@@ -69,6 +101,9 @@ class Report:
     reference_source: str
     methods: dict[str, MethodReport]
     terms: tuple[TermReport, ...]
+    bounds: dict[str, BoundReport]
+    """By side, "lower" and "upper"; empty where the driver's curvature is unknown."""
+    gradient: GradientReport | None
     plan: Plan
     tolerance_met: bool | None
     losses: Array
@@ -99,16 +134,16 @@ class Report:
         out: dict[str, float | None] = dict.fromkeys(FIGURES)
         if scale is None:
             return out
-        assert corrected.se is not None and corrected.bias is not None
+        assert corrected.spread is not None and corrected.bias is not None
         if method.se is not None:
             relative = _rms(method.se) / scale
             out |= {"rel_se": relative, "merit": relative**2 * method.seconds}
         if method.bias is not None:
             out["bias_estimate"] = _rms(method.bias) / scale
         if name == "scasml":
-            low, middle, high = noise_interval(corrected.bias, corrected.se, self.confidence)
+            low, middle, high = noise_interval(corrected.bias, corrected.spread, self.confidence)
         else:
-            low, middle, high = rms_interval(method.value - corrected.value, corrected.se, self.confidence)
+            low, middle, high = rms_interval(method.value - corrected.value, corrected.spread, self.confidence)
             slack = _rms(corrected.bias)
             low, high = max(0.0, low - slack), high + slack
         out |= {"rel_l2_low": low / scale, "rel_l2_estimate": middle / scale, "rel_l2_high": high / scale}
@@ -117,23 +152,53 @@ class Report:
             out["rel_l2"] = _rms(error) / scale
             out["linf"] = float(np.abs(error).max())
             out["l1"] = float(np.abs(error).mean())
-            if method.half_width is not None:
+            half = method.half_width(normal_quantile(self.confidence))
+            if half is not None:
                 slack = normal_quantile(self.confidence) * self.reference_error
-                out["coverage"] = float(np.mean(np.abs(error) <= method.half_width + slack))
+                out["coverage"] = float(np.mean(np.abs(error) <= half + slack))
         return out
 
     def intervals(self) -> dict[str, tuple[Array, Array]]:
         """Pointwise and simultaneous intervals of the corrected value, widened by its estimated bias."""
-        scasml = self.methods["scasml"]
-        assert scasml.se is not None and scasml.bias is not None
-        out = {}
+        scasml, out = self.methods["scasml"], {}
         for kind, quantile in (
             ("ci", normal_quantile(self.confidence)),
             ("simultaneous", simultaneous_quantile(self.confidence, len(self.t))),
         ):
-            half = quantile * scasml.se + np.abs(scasml.bias)
+            half = scasml.half_width(quantile)
+            assert half is not None
             out[kind] = scasml.value - half, scasml.value + half
         return out
+
+    def _bounds_summary(self) -> dict[str, Any]:
+        corrected = self.methods["scasml"]
+        scale = self._scale(corrected.value) or np.nan
+        out: dict[str, Any] = {}
+        for side, bound in self.bounds.items():
+            sign = 1.0 if side == "upper" else -1.0
+            out[side] = {
+                "method": bound.method,
+                "gap": float(np.mean(sign * (bound.value - corrected.value))) / scale,
+                "holds": None if self.reference is None else float(np.mean(sign * (bound.safe - self.reference) >= 0.0)),
+                "paths": bound.paths,
+                "flop": bound.flop,
+                "seconds": bound.seconds,
+            }
+        return out
+
+    def _gradient_summary(self) -> dict[str, Any] | None:
+        found = self.gradient
+        if found is None:
+            return None
+        truth = found.reference
+        half = normal_quantile(self.confidence) * found.se + np.abs(found.bias)
+        return {
+            "rel_se": _relative(found.se, found.value),
+            "bias_estimate": _relative(found.bias, found.value),
+            "rel_l2_surrogate": None if truth is None else _relative(found.surrogate - truth, truth),
+            "rel_l2": None if truth is None else _relative(found.value - truth, truth),
+            "coverage": None if truth is None else float(np.mean(np.abs(found.value - truth) <= half)),
+        }
 
     def summary(self) -> dict[str, Any]:
         """The content of report.json; a figure that does not apply or is not finite is null."""
@@ -158,12 +223,18 @@ class Report:
                 },
                 "terms": {t.name: {k: v for k, v in vars(t).items() if k != "name"} for t in self.terms},
                 "biases": {t.name: {"mean": t.mean, "se": t.se} for t in self.terms if t.role == "left"},
+                "bounds": self._bounds_summary(),
+                "gradient": self._gradient_summary(),
                 "pilot": [{"candidate": str(c), "work": c.work} for c in self.plan.tried],
                 "reference": None if self.reference is None else self.reference_source,
                 "tolerance_met": self.tolerance_met,
                 "resumed": self.resumed,
             }
         )
+
+
+def _relative(values: Array, to: Array) -> float | None:
+    return _rms(values) / (_rms(to) or np.nan)
 
 
 def finite(node: Any) -> Any:
@@ -210,19 +281,20 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
 
     def report(method: Method, outcome: Outcome, offset: Array, detail: str) -> MethodReport:
         value, se = outcome.tally.table(outcome.counts)
-        bias = np.zeros_like(value)
+        bias, unknown = np.zeros_like(value), np.zeros_like(value)
         for number in range(method.prices.summed, len(method.terms)):
-            bias += shrink(*outcome.tally.term_table(outcome.counts, number))
+            found, noise = shrink(*outcome.tally.term_table(outcome.counts, number))
+            bias, unknown = bias + found, unknown + np.square(noise)
         trace = []
         if reference is not None:
             scale = _rms(reference) or 1.0
-            found = [offset + outcome.tally.table(stage)[0] for stage in outcome.stages]
-            trace = [(method.flop(s), _rms(f - reference) / scale) for s, f in zip(outcome.stages, found, strict=True)]
+            stages = [offset + outcome.tally.table(stage)[0] for stage in outcome.stages]
+            trace = [(method.flop(s), _rms(f - reference) / scale) for s, f in zip(outcome.stages, stages, strict=True)]
         return MethodReport(
             value=offset + value,
             se=se,
             bias=bias,
-            half_width=normal_quantile(confidence) * se + np.abs(bias),
+            spread=np.sqrt(np.square(se) + unknown),
             flop=method.flop(outcome.counts),
             paths=method.paths(outcome.counts),
             seconds=outcome.tally.core_seconds(outcome.counts),
@@ -242,6 +314,16 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         n, _, m = sizes.partition("-")
         methods[name] = report(baseline, ended, np.zeros_like(base), f"n = {n}, M = {m}" if n else "driver dropped")
     methods["scasml"] = report(method, outcome, base, str(plan.chosen))
+    bounds, gradient = {}, None
+    for companion, share in companions(job, surrogate, len(t), budget):
+        own = Tally.read(folder, companion)
+        ended = replay(own, None, share)
+        walls += own.wall
+        if companion.name == "gradient":
+            gradient = _gradient(job, surrogate, companion, ended, t, x)
+        else:
+            side, _, name = companion.name.partition("-")
+            bounds[side] = _bound(companion, ended, base, name, confidence)
     wanted = {*job.model.report.baselines, "scasml"}
     return Report(
         job=job.resolved,
@@ -253,6 +335,8 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         reference_error=reference_error,
         reference_source=source,
         methods={name: m for name, m in methods.items() if name in wanted},
+        bounds=bounds,
+        gradient=gradient,
         terms=_terms(method, outcome, _rms(corrected)),
         plan=plan,
         tolerance_met=outcome.met,
@@ -261,6 +345,30 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         confidence=confidence,
         resumed=resumed,
     )
+
+
+def _bound(method: Method, outcome: Outcome, base: Array, name: str, confidence: float) -> BoundReport:
+    assert isinstance(method.estimator, Bound)
+    blocks = [outcome.tally.fold(b, 0, c[0]) for b, c in enumerate(outcome.counts)]
+    read = [reading(method.estimator, method.problem, moments, confidence) for moments in blocks]
+    return BoundReport(
+        method=name,
+        value=base + np.concatenate([r.value for r in read]),
+        safe=base + np.concatenate([r.safe for r in read]),
+        paths=method.paths(outcome.counts),
+        flop=method.flop(outcome.counts),
+        seconds=outcome.tally.core_seconds(outcome.counts),
+    )
+
+
+def _gradient(job: Job, surrogate: Surrogate, method: Method, outcome: Outcome, t: Tensor, x: Tensor) -> GradientReport:
+    with torch.no_grad():
+        base = surrogate.value_and_gradient(t, x)[1].double().numpy()
+    value, se = outcome.tally.table(outcome.counts)
+    bias = sum(outcome.tally.term_table(outcome.counts, n)[0] for n in range(method.prices.summed, len(method.terms)))
+    solution = job.problem.solution
+    truth = None if solution is None or solution.gradient is None else solution.gradient(t, x).double().numpy()
+    return GradientReport(base, base + value, se, np.asarray(bias), truth)
 
 
 def _draws(method: Method, outcome: Outcome) -> Array:

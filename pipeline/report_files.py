@@ -31,10 +31,21 @@ LONG_NAMES = {
     "ci_high": "upper end of the confidence interval, widened by the estimated bias",
     "simultaneous_low": "lower end of the interval that holds at all points together",
     "simultaneous_high": "upper end of the interval that holds at all points together",
+    "u_lower": "lower bound of u, whatever the surrogate; NaN where the driver's curvature is unknown",
+    "u_lower_safe": "lower end of the confidence interval of u_lower",
+    "u_upper": "upper bound of u, whatever the surrogate",
+    "u_upper_safe": "upper end of the confidence interval of u_upper",
     "u_reference": "exact or reference solution",
     "u_reference_se": "accuracy of u_reference",
     "paths": "top-level draws of the correction",
 }
+GRADIENT_NAMES = {
+    "grad_surrogate": "gradient of the surrogate in x",
+    "grad_u": "gradient of the surrogate plus simulated correction",
+    "grad_u_se": "standard error of grad_u",
+    "grad_u_bias": "estimated bias of grad_u (estimate minus truth)",
+}
+"""Present where the job asks for the gradient."""
 
 
 def save(report: Report, folder: RunFolder) -> None:
@@ -49,7 +60,7 @@ def save(report: Report, folder: RunFolder) -> None:
             node = store.put(file, name, np.arange(size), long_name=f"index of the {name}", units="1")
             node.make_scale(name)
         for name, values in columns.items():
-            node = store.put(file, name, values, long_name=LONG_NAMES[name], units="1")
+            node = store.put(file, name, values, long_name=(LONG_NAMES | GRADIENT_NAMES)[name], units="1")
             node.dims[0].attach_scale(file["point"])
             if values.ndim == 2:
                 node.dims[1].attach_scale(file["axis"])
@@ -82,10 +93,17 @@ def variables(report: Report) -> dict[str, Array]:
     out["u_scasml_bias"] = bias
     for kind, (low, high) in report.intervals().items():
         out[f"{kind}_low"], out[f"{kind}_high"] = low, high
+    for side in ("lower", "upper"):
+        bound = report.bounds.get(side)
+        out[f"u_{side}"] = nothing if bound is None else bound.value
+        out[f"u_{side}_safe"] = nothing if bound is None else bound.safe
     out["u_reference"] = nothing if report.reference is None else report.reference
     out["u_reference_se"] = nothing if report.reference is None else np.full_like(nothing, report.reference_error)
     out["paths"] = report.draws
-    return {name: out[name] for name in LONG_NAMES}
+    out = {name: out[name] for name in LONG_NAMES}
+    if (gradient := report.gradient) is not None:
+        out |= dict(zip(GRADIENT_NAMES, (gradient.surrogate, gradient.value, gradient.se, gradient.bias), strict=True))
+    return out
 
 
 def finished(folder: RunFolder, job: Job) -> dict[str, Any] | None:

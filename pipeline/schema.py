@@ -81,7 +81,7 @@ def _choice(example: str) -> Rule:
 class ProblemChoice(Choice):
     name: Annotated[str, Rule("the name of an equation, or of a function in your file", "lqg")]
     """Which equation; `scasml problems` lists them with their options, which stand beside the name."""
-    dim: Annotated[Count, Rule(WHOLE, "100")]
+    dim: Annotated[int, BeforeValidator(_integral), Field(ge=1, le=10**6), Rule("a whole number from 1 to 10^6", "100")]
     """Number d of space dimensions."""
     file: Annotated[str | None, Rule("the path of a Python file, relative to the job file", "my_pde.py")] = None
     """Your own equation: the Python file that defines the function `name`. The only code that a job can run."""

@@ -1,7 +1,7 @@
 """The only door to HDF5: whole files, checksummed, committed by a rename.
 
-A file is built in memory, preceded by a 512-byte HDF5 user block with the SHA-256 of the rest,
-written beside its target, synced and renamed. So a reader finds the old file or the new one,
+A file is built in memory, followed by a line with its SHA-256 (HDF5 reads no further than its own
+end), written beside its target, synced and renamed. So a reader finds the old file or the new one,
 never half of one, and every byte it reads is one that was written. Nothing here is pickled.
 """
 
@@ -10,15 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -28,35 +24,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.files import commit
+from pipeline.owner import CORRECTION, TRAINING, explained
+from pipeline.provenance import provenance
 
-VERSION = 2
-USER_BLOCK = 512
-MAGIC = b"scasml sha256 "
+__all__ = ["commit"]
+
+VERSION = 3
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+MAGIC = b"\nscasml sha256 "
+SEAL = len(MAGIC) + 64 + 1
+"""Bytes of the line that ends a file."""
+
+ONCE = {"wave"}
+"""Kinds of which a file is never replaced: what was computed is not computed again."""
+
+REMEDY = "restore it from a copy, or delete it and run the job again"
 
 
-def commit(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` as one indivisible step that survives a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def seal(body: bytes) -> bytes:
+    """The line that follows ``body`` in a file of ours."""
+    return MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n"
 
 
 def write(path: Path, kind: str, fill: Callable[[h5py.File], None], attributes: Mapping[str, Any]) -> None:
     """Build an HDF5 file of format ``scasml/<kind>`` in memory and commit it."""
-    memory = h5py.File(path.name, "w", driver="core", backing_store=False, libver=("earliest", "v110"), userblock_size=USER_BLOCK)
-    with memory as file:
+    with h5py.File(path.name, "w", driver="core", backing_store=False, libver=("earliest", "v110")) as file:
         file.attrs["format"] = f"scasml/{kind}"
         file.attrs["version"] = VERSION
         for key, value in {**provenance(), **attributes}.items():
@@ -65,8 +58,7 @@ def write(path: Path, kind: str, fill: Callable[[h5py.File], None], attributes: 
         file.attrs["complete"] = 1
         file.flush()
         body = file.id.get_file_image()
-    block = MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n"
-    commit(path, block.ljust(USER_BLOCK, b"\0") + body)
+    commit(path, body + seal(body), new=kind in ONCE)
 
 
 @contextmanager
@@ -78,30 +70,40 @@ def opened(path: Path, kind: str | None) -> Iterator[h5py.File]:
         raise InputError(f"'{path}': no such file") from None
     except IsADirectoryError:
         raise InputError(f"'{path}' is a folder: name an HDF5 file of a run, such as report.h5") from None
-    remedy = "restore it from a copy, or delete it and run the job again"
-    if not content.startswith(MAGIC):
-        raise InputError(f"'{path}' is not a file of this program, or it is cut off at its start: {remedy}")
-    stated = content[len(MAGIC) : len(MAGIC) + 64].decode("ascii", "replace")
-    if hashlib.sha256(content[USER_BLOCK:]).hexdigest() != stated:
-        raise InputError(f"'{path}' is damaged (its SHA-256 differs from the stated {stated[:12]}...): {remedy}")
-    with h5py.File(io.BytesIO(content), "r") as file:
-        found, version = str(file.attrs.get("format", "")), int(file.attrs.get("version", -1))
-        if kind is not None and found != f"scasml/{kind}":
-            raise InputError(f"'{path}' is of format '{found}', not 'scasml/{kind}': name another file")
-        if version != VERSION:
-            raise InputError(
-                f"'{path}' has format version {version}; this program reads version {VERSION}: use the matching release"
-            )
-        try:
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read: {error.strerror}") from error
+    if content[-SEAL:] != seal(content[:-SEAL]):
+        raise InputError(f"'{path}' {_unsealed(content, kind)}")
+    found = "unknown"
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            found, version = str(file.attrs.get("format", "")), int(file.attrs.get("version", -1))
+            if kind is not None and found != f"scasml/{kind}":
+                raise InputError(f"'{path}' is of format '{found}', not 'scasml/{kind}': name another file")
+            if version != VERSION:
+                raise InputError(
+                    f"'{path}' has format version {version}; this program reads version {VERSION}: use the matching release"
+                )
             yield file
-        except InputError as error:
-            raise error if str(path) in str(error) else InputError(f"'{path}': {error}") from error
-        except (KeyError, ValueError, TypeError, AttributeError, OSError, RuntimeError) as error:
-            raise InputError(f"'{path}' does not hold what a '{found}' file should ({error}): {remedy}") from error
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"'{path}': {error}") from error
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, OSError, RuntimeError) as error:
+        raise InputError(f"'{path}' does not hold what a '{found}' file should ({error}): {REMEDY}") from error
 
 
-def array(file: h5py.File | h5py.Group, name: str) -> NDArray[Any]:
-    """One dataset as an array; links, virtual and external data are refused."""
+def _unsealed(content: bytes, kind: str | None) -> str:
+    """What is wrong with a file whose last line is not its checksum; ``kind`` is None for a file that a user named."""
+    if content[-SEAL:].startswith(MAGIC):
+        return f"is damaged (its SHA-256 differs from the one at its end): {REMEDY}"
+    if content.startswith(SIGNATURE) and b"scasml/" in content:
+        return f"is cut off, or another program has changed it: {REMEDY}"
+    if kind is None:
+        return "is not a file of this program: name the surrogate.h5, points.h5, report.h5 or a wave of chunks of a run"
+    return f"is cut off near its start, or not a file of this program: name another one, or if a run left it so, {REMEDY}"
+
+
+def _plain(file: h5py.File | h5py.Group, name: str) -> h5py.Dataset:
+    """One dataset whose numbers lie in the file itself; links, virtual and external data are refused."""
     parts = name.split("/")
     for depth in range(1, len(parts) + 1):
         if not isinstance(file.get("/".join(parts[:depth]), getlink=True), h5py.HardLink):
@@ -109,13 +111,22 @@ def array(file: h5py.File | h5py.Group, name: str) -> NDArray[Any]:
     node = file[name]
     if not isinstance(node, h5py.Dataset) or node.is_virtual or node.external or node.dtype.hasobject:
         raise InputError(f"'{name}' is not a plain array: the file was not written by this program")
+    return node
+
+
+def array(file: h5py.File | h5py.Group, name: str) -> NDArray[Any]:
+    """One dataset of a file of ours as an array."""
+    node = _plain(file, name)
+    # We never compress, so a shape beyond what is stored is a trick to fill the memory.
+    if node.id.get_storage_size() < node.nbytes:
+        raise InputError(f"'{name}' claims {node.nbytes:,} bytes that the file does not hold: it was not written by this program")
     return node[()]
 
 
 def foreign_table(path: Path, *names: str) -> NDArray[np.float64]:
-    """Columns of a user's own HDF5 file side by side, with the same refusals as ``array``."""
+    """Columns of a user's own HDF5 file side by side, with the same refusals of links as ``array``."""
     with h5py.File(path, "r") as file:
-        return np.column_stack([array(file, name) for name in names])
+        return np.column_stack([_plain(file, name)[()] for name in names])
 
 
 def foreign_arrays(path: Path, limit: int) -> dict[str, NDArray[Any]]:
@@ -133,26 +144,6 @@ def put(file: h5py.File | h5py.Group, name: str, data: NDArray[Any], **attribute
     node = file.create_dataset(name, data=data, **checked)
     node.attrs.update(attributes)
     return node
-
-
-@cache
-def provenance() -> dict[str, Any]:
-    """Package versions, commit of the source tree if it is one, processor."""
-    packages = ("torch", "numpy", "scipy", "h5py", "ray", "mpi4py", "scasml")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "none"
-    here = Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return {
-        "versions": json.dumps(versions),
-        "python": platform.python_version(),
-        "commit": found.stdout.strip() or "none",
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-    }
 
 
 # Checkpoints: any nesting of dictionaries, lists, numbers and tensors, as JSON plus arrays.
@@ -235,12 +226,7 @@ def checkpoint_owner(path: Path) -> tuple[str, dict[str, Any], bool]:
 
 def load_checkpoint(path: Path, *, training_hash: str, job: Mapping[str, Any]) -> Checkpoint:
     """The checkpoint of this job; another job's is refused with what differs."""
-    owner, theirs, _ = checkpoint_owner(path)
-    if owner != training_hash:
-        raise InputError(
-            f"'{path}' belongs to another job ({_difference(theirs, job)}): "
-            "give this job its own --out folder, or delete the file to train anew"
-        )
+    refuse_foreign(path, "checkpoint", "training_hash", training_hash, job)
     with opened(path, "checkpoint") as file:
         trees = {}
         for name in ("parameters", "optimizer"):
@@ -256,33 +242,31 @@ def load_checkpoint(path: Path, *, training_hash: str, job: Mapping[str, Any]) -
         )
 
 
-def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """'problem.dim 20, here 100', over the keys that name a training."""
-    found = []
-
-    def walk(a: Any, b: Any, where: str) -> None:
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            for key in [*a, *(k for k in b if k not in a)]:
-                walk(a.get(key), b.get(key), f"{where}.{key}" if where else str(key))
-        elif a != b:
-            found.append(f"{where} {a!r}, here {b!r}")
-
-    for key in ("seed", "problem", "surrogate", "training"):
-        walk(theirs.get(key), ours.get(key), key)
-    return "; ".join(found[:3]) or "a file that the job names has changed"
+def refuse_foreign(path: Path, kind: str, stage: str, expected: str, job: Mapping[str, Any]) -> None:
+    """InputError with both jobs named where a file's ``stage``, training_hash or correction_hash, is not ``expected``."""
+    with opened(path, kind) as file:
+        # A wave is checked again, by its method, when it is read.
+        if kind == "wave" and "job" not in file.attrs:
+            return
+        if str(file.attrs[stage]) != expected:
+            why = explained(json.loads(file.attrs["job"]), job, TRAINING if stage == "training_hash" else CORRECTION)
+            raise InputError(
+                f"'{path}' belongs to another job ({why}): give this job its own --out folder, "
+                "or delete the file to compute it anew"
+            )
 
 
 # Points and waves of chunks.
 
 
-def save_points(path: Path, t: Tensor, x: Tensor, correction_hash: str) -> None:
+def save_points(path: Path, t: Tensor, x: Tensor, correction_hash: str, job: Mapping[str, Any]) -> None:
     """The evaluation points of a run, drawn or given once."""
 
     def fill(file: h5py.File) -> None:
         put(file, "t", t.numpy(), long_name="time", units="1")
         put(file, "x", x.numpy(), long_name="position", units="1")
 
-    write(path, "points", fill, {"correction_hash": correction_hash})
+    write(path, "points", fill, {"correction_hash": correction_hash, "job": job})
 
 
 def load_points(path: Path, correction_hash: str) -> tuple[Tensor, Tensor]:
@@ -309,8 +293,8 @@ class Wave:
     wall: float
 
 
-def save_wave(path: Path, wave: Wave, *, owner: str) -> None:
-    """Commit the moments of a wave of chunks."""
+def save_wave(path: Path, wave: Wave, *, owner: str, named: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Commit the moments of a wave of chunks; ``named`` holds the ``job`` and ``correction_hash`` they belong to."""
 
     def fill(file: h5py.File) -> None:
         put(file, "keys", wave.keys, long_name="block, term and index of a chunk", units="1")
@@ -318,7 +302,7 @@ def save_wave(path: Path, wave: Wave, *, owner: str) -> None:
         put(file, "mean", wave.mean, long_name="mean of the draws", units="1")
         put(file, "m2", wave.m2, long_name="sum of squared deviations", units="1")
 
-    write(path, "wave", fill, {"owner": owner, "seconds": wave.seconds, "wall": wave.wall})
+    write(path, "wave", fill, {"owner": owner, "seconds": wave.seconds, "wall": wave.wall, **named})
 
 
 def load_wave(path: Path, *, owner: str) -> Wave:

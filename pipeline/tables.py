@@ -119,6 +119,11 @@ def notes(summary: Summary) -> list[str]:
         f"estimated {cause} bias {bias['mean']:+.1e}, s.e. {bias['se']:.0e} (over the root mean square of u)"
         for cause, bias in summary["biases"].items()
     ]
+    for side, bound in summary.get("bounds", {}).items():
+        gap = "no number" if bound["gap"] is None else f"{bound['gap']:+.1e}"
+        said.append(
+            f"{side} bound ({bound['method']}): mean distance from the corrected value {gap} (over the root mean square of u)"
+        )
     if summary["tolerance_met"] is False:
         said.append(
             "the budget max_paths was spent before the tolerance was met at every point: raise it and run again; nothing is recomputed"

@@ -9,12 +9,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.contracts import Estimator, SemilinearPDE
+from kernels.contracts import SemilinearPDE
 from kernels.moments import Moments
 from kernels.streams import Purpose
 from pipeline import store
 from pipeline.allocation import Prices, Standing, forecast, grow
-from pipeline.chunks import Layout
+from pipeline.chunks import Layout, Sampled
 from pipeline.errors import InputError
 from pipeline.job import RunFolder
 
@@ -31,21 +31,22 @@ class Method:
     """One estimator on one problem at the run's points.
 
     ``axes`` are the axes of one draw beside points, such as dim for a gradient; ``bounded`` says
-    what a budget counts.
+    what a budget counts, "flop" or "paths"; a draw of the base term is the mean over ``coupled`` paths.
     """
 
     name: str
     purpose: Purpose
-    estimator: Estimator
+    estimator: Sampled
     problem: SemilinearPDE
     owner: str
     points: int
     axes: tuple[int, ...] = ()
     bounded: str = "flop"
+    coupled: int = 1
 
     @cached_property
     def layout(self) -> Layout:
-        return Layout.of(self.points, self.estimator, self.problem)
+        return Layout.of(self.points, self.estimator, self.problem, coupled=self.coupled)
 
     @cached_property
     def terms(self) -> tuple[str, ...]:
@@ -56,7 +57,8 @@ class Method:
     def prices(self) -> Prices:
         draws = self.layout.draws
         work = tuple(self.estimator.flop(self.problem, term, n) / n for term, n in zip(self.terms, draws, strict=True))
-        price = work if self.bounded == "flop" else tuple(1.0 for _ in work)
+        paths = tuple(float(self.coupled if number == 0 else 1) for number in range(len(work)))
+        price = work if self.bounded == "flop" else paths
         return Prices(draws, work, price, len(self.estimator.terms))
 
     def pilot_price(self) -> float:
@@ -68,8 +70,9 @@ class Method:
         return sum(self.layout.size(b) * self.prices.flop(c) for b, c in enumerate(counts))
 
     def draws(self, counts: Sequence[int]) -> int:
-        """Top-level draws of so many chunks a term at one point, biases included."""
-        return sum(n * d for n, d in zip(counts, self.layout.draws, strict=True))
+        """Top-level paths of so many chunks a term at one point, biases included."""
+        each = [n * d for n, d in zip(counts, self.layout.draws, strict=True)]
+        return sum(each) + (self.coupled - 1) * each[0]
 
     def paths(self, counts: Counts) -> int:
         """Top-level draws of so many chunks at all points."""

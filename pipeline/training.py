@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,17 @@ from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
+from pipeline.folders import is_run
 from pipeline.job import SAMPLE_BLOCK, Job, RunFolder
 from pipeline.points import count
 from pipeline.progress import log
+from pipeline.stages import stage
+from pipeline.team import Solo, Team
 
 WARM_UP = 0.1
 PROGRESS_SECONDS = 2.0
-MAX_FAILURES = 3
+SETTLE_SECONDS = 90.0
+"""How long a worker waits for the file that another machine has written."""
 
 
 @contextmanager
@@ -63,15 +66,14 @@ def train(
     *,
     shards: range,
     of: int,
+    team: Team,
     writes: bool = True,
     device: torch.device | None = None,
-    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
 ) -> None:
     """Train to the last step from wherever the folder's checkpoint stands.
 
-    This process takes the given ``shards`` of the batch out of ``of``; ``wrap`` makes the loss
-    module data parallel where other processes take the rest. Every process reads the checkpoint,
-    one writes it.
+    This process takes the given ``shards`` of the batch out of ``of``, its ``team`` the rest. Every
+    process reads the checkpoint, one writes it. Raises InputError where the loss is not finite.
     """
     options = job.model.training
     surrogate = job.surrogate()
@@ -85,8 +87,8 @@ def train(
     peaks = [group["lr"] for group in optimizer.param_groups]
     losses: list[float] = []
     start, before = 0, 0.0
-    if folder.surrogate.exists():
-        checkpoint = store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
+    checkpoint = _agreed_checkpoint(folder, job, team)
+    if checkpoint is not None:
         module.load_state_dict(checkpoint.parameters)
         if checkpoint.step == options.steps:
             return
@@ -94,7 +96,8 @@ def train(
         losses, start, before = checkpoint.losses.tolist(), checkpoint.step, checkpoint.seconds
         if writes:
             log(folder.log, f"training resumes at step {start} of {options.steps}")
-    loss_module = wrap(objective)
+    parameters = list(module.parameters())
+    loss_module = team.wrap(objective)
     began = saved = shown = time.monotonic()
     for step in range(start, options.steps):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -103,9 +106,10 @@ def train(
         total = 0.0
         for shard in shards:
             batch = sample(objective, job, step, shard, of)
-            loss = loss_module(*(part.to(device) for part in batch)) / len(shards)
+            loss = loss_module(*(part.to(device) for part in batch)) / of
             loss.backward()
             total += float(loss.detach())
+        total = team.add(parameters, total)
         if not math.isfinite(total):
             raise InputError(
                 f"training: the loss is {total} at step {step + 1}: lower training.optimizer.learning_rate, "
@@ -135,7 +139,7 @@ def train_here(folder: RunFolder, job: Job) -> None:
     """Train in this process; several workers' shards are taken in turn, to the same gradient."""
     workers = max(1, job.model.training.workers)
     with one_thread():
-        train(folder, job, shards=range(workers), of=workers)
+        train(folder, job, shards=range(workers), of=workers, team=Solo())
 
 
 def settle(folder: RunFolder, job: Job) -> None:
@@ -165,70 +169,54 @@ def settle(folder: RunFolder, job: Job) -> None:
     store.save_checkpoint(folder.surrogate, checkpoint, training_hash=job.training_hash, job=job.resolved)
 
 
-def _ray_worker(config: dict[str, str]) -> None:
-    """One data-parallel worker of Ray Train; after a failure it finds the last checkpoint by itself."""
-    import ray.train
-    import ray.train.torch
-
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    folder = RunFolder(Path(config["folder"]))
-    with one_thread():
-        train(
-            folder,
-            folder.load(),
-            shards=range(rank, rank + 1),
-            of=world,
-            writes=rank == 0,
-            device=ray.train.torch.get_device(),
-            wrap=lambda module: ray.train.torch.prepare_model(module),
-        )
-
-
-def train_on_ray(folder: RunFolder, job: Job) -> None:
-    """Train on Ray Train workers with DistributedDataParallel; a killed worker resumes."""
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    workers = job.model.training.workers
-    trainer = TorchTrainer(
-        _ray_worker,
-        train_loop_config={"folder": str(folder.path)},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= workers),
-        run_config=RunConfig(
-            name="training", storage_path=str(folder.path / "ray"), failure_config=FailureConfig(max_failures=MAX_FAILURES)
-        ),
-    )
-    result = trainer.fit()
-    if result.error is not None:
-        raise EngineError(
-            f"training failed on Ray {MAX_FAILURES + 1} times: {result.error}. Its last checkpoint is kept: run again to resume"
-        )
+def _agreed_checkpoint(folder: RunFolder, job: Job, team: Team) -> store.Checkpoint | None:
+    """The checkpoint from which the whole team goes on, the one that its writer sees; None at the beginning."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    agreed = None
+    while True:
+        found = None
+        if folder.surrogate.exists():
+            found = store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
+        step = 0 if found is None else found.step
+        agreed = team.agree(step) if agreed is None else agreed
+        if step == agreed:
+            return found
+        # A shared disk may show an older file on another machine for a while.
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"'{folder.surrogate}' stands at step {step} here and at step {agreed} for the worker that writes it: "
+                "the run's folder must be on a disk that all nodes share"
+            )
+        time.sleep(0.5)
 
 
-def train_stage(folder: RunFolder, job: Job, *, on_ray: bool) -> None:
-    """Train unless this folder, or a sibling run with the same training, has done it."""
+def train_stage(folder: RunFolder, job: Job, engine: Callable[[RunFolder, Job], None] = train_here) -> None:
+    """Train by ``engine`` unless this folder, or a sibling run with the same training, has done it."""
     if folder.surrogate.exists():
         owner, _, finished = store.checkpoint_owner(folder.surrogate)
         if owner == job.training_hash and finished:
             return
-    else:
-        for other in sorted(folder.path.parent.glob("*/surrogate.h5")):
-            try:
-                owner, _, finished = store.checkpoint_owner(other)
-            except InputError:
+    elif (sibling := _sibling(folder, job)) is not None:
+        store.commit(folder.surrogate, sibling.surrogate.read_bytes())
+        log(folder.log, f"surrogate taken from '{sibling.path.name}', trained for the same problem and options")
+        return
+    with stage(folder, "train"):
+        (engine if job.learns == "steps" else settle)(folder, job)
+
+
+def _sibling(folder: RunFolder, job: Job) -> RunFolder | None:
+    """A run beside this one that has finished the same training; what cannot be read is passed over."""
+    for path in sorted(folder.path.parent.glob("*/surrogate.h5")):
+        other = RunFolder(path.parent)
+        try:
+            if not is_run(other):
                 continue
-            if owner == job.training_hash and finished:
-                store.commit(folder.surrogate, other.read_bytes())
-                log(folder.log, f"surrogate taken from '{other.parent.name}', trained for the same problem and options")
-                return
-    if job.learns != "steps":
-        settle(folder, job)
-    elif on_ray and job.model.training.workers > 1:
-        train_on_ray(folder, job)
-    else:
-        train_here(folder, job)
+            owner, _, finished = store.checkpoint_owner(path)
+        except (InputError, OSError):
+            continue
+        if owner == job.training_hash and finished:
+            return other
+    return None
 
 
 def trained_surrogate(folder: RunFolder, job: Job) -> Any:

@@ -3,11 +3,14 @@
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 
-from pipeline.job import load_jobs
+from pipeline.dag import preflight
+from pipeline.job import job_from, load_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -41,9 +44,24 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_job_of_the_repository_is_valid(path: Path) -> None:
-    for job in load_jobs(path):
-        assert job.resolved["name"] == path.stem
+def test_every_job_of_the_repository_could_run(path: Path) -> None:
+    # Their two ranks and workers are for any machine but the smallest.
+    jobs = load_jobs(path, {"correction.oversubscribe": True})
+    assert jobs
+    for job in jobs:
+        assert job.model.name == path.stem
+        preflight(job)
+
+
+def test_the_jobs_keys_of_the_readme_are_the_jobs_keys() -> None:
+    shown = re.search(r"^    name: lqg_100d\n(?:    .*\n)+", README, flags=re.M)
+    assert shown is not None
+    model = job_from(yaml.safe_load(textwrap.dedent(shown[0])), ROOT).model
+    assert model.correction.rtol == 1e-3
+    section = README[README.index("## The command") : README.index("## Your own PDE")]
+    for part in ("correction", "report"):
+        for key in type(getattr(model, part)).model_fields:
+            assert f"{part}.{key}" in section or re.search(rf"\b{key}:", section), f"the README says nothing of {part}.{key}"
 
 
 def test_every_file_the_readme_names_exists() -> None:

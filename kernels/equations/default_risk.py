@@ -50,6 +50,11 @@ def default_risk(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         a = TEMPERATURE * law.sigma * math.sqrt(horizon) * START
         return -a * torch.logsumexp(-x / a, -1)
 
+    def hessian_form(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        a = TEMPERATURE * law.sigma * math.sqrt(horizon) * START
+        w = torch.softmax(-x / a, -1)
+        return profile(x), w, -w / a, torch.full_like(x[:, 0], 1.0 / a), w
+
     known = REFERENCES.get(dim) if horizon == HORIZON else None
     return SemilinearPDE(
         name="default_risk",
@@ -59,6 +64,7 @@ def default_risk(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         driver=driver,
         terminal=terminal,
         profile=profile,
+        hessian_form=hessian_form,
         # The smallest of d normals moves once noise exceeds their gap, 1/sqrt(2 log d) of their spread.
         layer=max(3.0, 2.0 * math.log(dim)),
         sample_points=along_paths(dim, horizon, law, START),

@@ -48,6 +48,13 @@ def different_rates(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         top = torch.logsumexp(x / a, -1)
         return a * (softplus(top - LOWER_STRIKE / a) - 2.0 * softplus(top - UPPER_STRIKE / a))
 
+    def hessian_form(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        a = TEMPERATURE * law.sigma * math.sqrt(horizon) * START
+        w, top = torch.softmax(x / a, -1), torch.logsumexp(x / a, -1)
+        low, high = torch.sigmoid(top - LOWER_STRIKE / a), torch.sigmoid(top - UPPER_STRIKE / a)
+        slope, second = low - 2.0 * high, low * (1.0 - low) - 2.0 * high * (1.0 - high)
+        return profile(x), slope[:, None] * w, slope[:, None] * w / a, (second - slope) / a, w
+
     known = dim == 100 and horizon == HORIZON
     return SemilinearPDE(
         name="different_rates",
@@ -57,7 +64,9 @@ def different_rates(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         driver=driver,
         terminal=terminal,
         profile=profile,
+        hessian_form=hessian_form,
         curvature="convex",
+        pieces=((-0.04, -0.1, 0.0), (-0.06, 0.0, 0.0)),
         # The largest of d normals moves once noise exceeds their gap, 1/sqrt(2 log d) of their spread.
         layer=max(3.0, 2.0 * math.log(dim)),
         sample_points=along_paths(dim, horizon, law, START),

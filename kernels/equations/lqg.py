@@ -94,6 +94,7 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
         terminal_jet=terminal_jet,
         curvature="concave",
         layer=float(dim),
+        z_curvature=strength,
         sample_points=uniform_ball(dim, horizon),
         boundary_points=uniform_sphere(dim, horizon),
         solution=Solution(

@@ -32,6 +32,9 @@ def profile_gradient(problem: SemilinearPDE, x: Vectors) -> tuple[Paths, Vectors
     if problem.terminal_jet is not None:
         g, gradient, _ = problem.terminal_jet(x)
         return g, gradient
+    if problem.hessian_form is not None:
+        g, gradient, *_ = problem.hessian_form(x)
+        return g, gradient
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         g = profile(problem, leaf)
@@ -44,9 +47,23 @@ def profile_laplacian(problem: SemilinearPDE, x: Vectors, directions: Tensor | N
     # Along signs of an isotropic law the exact Laplacian is what its samples have for a mean.
     if problem.terminal_jet is not None and problem.law.isotropic:
         return problem.terminal_jet(x)
+    if problem.hessian_form is not None:
+        g, gradient, diagonal, c, v = problem.hessian_form(x)
+        return g, gradient, _along(diagonal, c, v, directions)
     g, gradient = profile_gradient(problem, x)
     function = problem.profile or problem.terminal
     return g, gradient, curvature_by_autodiff(function, x, None if problem.law.isotropic else directions)
+
+
+def _along(diagonal: Vectors, c: Paths, v: Vectors, directions: Tensor | None) -> Paths:
+    """sum_k d_k.(diag(a) + c v v^T) d_k, (paths,)."""
+    if directions is None:
+        return diagonal.sum(-1) + c * v.square().sum(-1)
+    if directions.ndim == 2:
+        squares = directions.square()
+        return (diagonal * squares).sum(-1) + c * (v.square() * squares).sum(-1)
+    projected = torch.bmm(directions, v[:, :, None])[:, :, 0]
+    return (directions.square().sum(1) * diagonal).sum(-1) + c * projected.square().sum(-1)
 
 
 def curvature_by_autodiff(function: Terminal, x: Vectors, directions: Tensor | None) -> Paths:

@@ -57,20 +57,32 @@ class Estimate:
         return replace(self, value=Mean(self.value.mean + shift, self.value.square))
 
 
-def total(
-    method: Any, names: Sequence[str], problem: SemilinearPDE, t: Tensor, x: Tensor, draws: int, seed: int, kind: int, seeds: int
-) -> Mean:
-    """The sum over ``names`` of the means of draws from ``seeds`` streams; every term has stream addresses of its own."""
-    out = Mean(torch.zeros(len(t), dtype=torch.float64), torch.zeros(len(t), dtype=torch.float64))
-    for i, term in enumerate(names):
-        parts = [method.sample(problem, t, x, term, draws, Stream(seed, kind, i, s)).double() for s in range(seeds)]
-        out = out + Mean.of(torch.cat(parts, 1))
-    return out
+def sampled(
+    method: Any, problem: SemilinearPDE, t: Tensor, x: Tensor, term: str, draws: int, seed: int, *, seeds: int = 1
+) -> Tensor:
+    """Draws of one term or bias from ``seeds`` streams, no two terms from the same: (points, seeds x draws) in float64."""
+    place = (*method.terms, *method.biases).index(term)
+    parts = [method.sample(problem, t, x, term, draws, Stream(seed, place, s)).double() for s in range(seeds)]
+    return torch.cat(parts, 1)
 
 
 def estimate(
-    method: Any, problem: SemilinearPDE, t: Tensor, x: Tensor, draws: int, seed: int, *, seeds: int = 1, biases: bool = True
+    method: Any,
+    problem: SemilinearPDE,
+    t: Tensor,
+    x: Tensor,
+    draws: int,
+    seed: int,
+    *,
+    seeds: int = 1,
+    biases: bool = True,
 ) -> Estimate:
-    """``seeds`` times ``draws`` draws of every term and, if asked for, of every bias."""
-    value = total(method, method.terms, problem, t, x, draws, seed, 0, seeds)
-    return Estimate(value, total(method, method.biases if biases else (), problem, t, x, draws, seed, 1, seeds))
+    """``draws`` draws from each of ``seeds`` streams of every term and, if asked for, every bias."""
+
+    def total(names: Sequence[str]) -> Mean:
+        out = Mean(torch.zeros(len(t), dtype=torch.float64), torch.zeros(len(t), dtype=torch.float64))
+        for term in names:
+            out = out + Mean.of(sampled(method, problem, t, x, term, draws, seed, seeds=seeds))
+        return out
+
+    return Estimate(total(method.terms), total(method.biases if biases else ()))

@@ -18,7 +18,8 @@ from kernels.contracts import GeometricBrownianMotion, SemilinearPDE
 from kernels.defect import residual
 from kernels.estimators.picard import picard
 from kernels.streams import Stream
-from kernels.surrogates.mlp import curvature_by_autodiff, mlp
+from kernels.surrogates._ansatz import curvature_by_autodiff
+from kernels.surrogates.mlp import mlp
 
 EQUATIONS = sorted(m.name for m in pkgutil.iter_modules(kernels.equations.__path__) if not m.name.startswith("_"))
 RADIAL = ("allen_cahn", "rational_reaction", "sine_gordon")

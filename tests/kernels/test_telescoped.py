@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from estimates import Mean, estimate
+from meter import Meter
 from oracles import OneFeature, equation, written
 from torch import Tensor
 
@@ -281,21 +282,6 @@ def test_at_the_horizon_every_draw_is_what_the_surrogate_misses() -> None:
         assert method.sample(error, t, x, term, 5, Stream(8, 1)).abs().max() < 1e-14
 
 
-class Meter(Stream):
-    """A stream that counts the normals it gives out, by its copies too."""
-
-    def __init__(self, count: Counter[str], *address: int) -> None:
-        super().__init__(*address)
-        self.count = count
-
-    def clone(self) -> Stream:
-        return self
-
-    def normal(self, *shape: int) -> Tensor:
-        self.count["normals"] += math.prod(shape)
-        return super().normal(*shape)
-
-
 @pytest.mark.parametrize("term", ["telescoped", "time step", "time step left", "remainder", "higher order"])
 def test_the_books_equal_the_rows_that_were_evaluated(term: str) -> None:
     """Looks at the surrogate's gradient, its residuals, g and normals, counted where they happen."""
@@ -333,6 +319,7 @@ def test_the_books_equal_the_rows_that_were_evaluated(term: str) -> None:
     for kind in ("driver", "source", "terminal"):
         assert booked(replace(nothing, **{kind: 1.0})) - booked(nothing) == count[kind]
     assert count["driver"] > 0 and count["normals"] > 0
+    assert method.rows(term, draws) >= draws
 
 
 def test_it_refuses_a_path_without_steps_by_value() -> None:

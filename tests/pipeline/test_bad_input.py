@@ -26,8 +26,9 @@ WHOLE = "should be a whole number from 1 to 10^15"
 
 BY_KEY: list[tuple[dict[str, Any], list[str]]] = [
     ({"problem.name": "viscous_burger"}, ["problem.name = 'viscous_burger'", "Did you mean 'viscous_burgers'?"]),
-    ({"problem.dim": 0}, [f"problem.dim = 0: {WHOLE}, for example dim: 100"]),
-    ({"problem.dim": "ten"}, [f"problem.dim = 'ten': {WHOLE}"]),
+    ({"problem.dim": 0}, ["problem.dim = 0: should be a whole number from 1 to 10^6, for example dim: 100"]),
+    ({"problem.dim": "ten"}, ["problem.dim = 'ten': should be a whole number from 1 to 10^6"]),
+    ({"problem": {"name": "lqg", "dim": 10**6}}, ["problem: ", "llocate", "lower problem.dim"]),
     ({"problem.sigm": 1.0}, ["problem.sigm = 1.0", "no such option", "Did you mean 'sigma'?"]),
     ({"problem.sigma": -1.0}, ["problem", "-1.0", "> 0"]),
     ({"problem.sigma": "wide"}, ["problem.sigma = 'wide': should be a number"]),
@@ -75,6 +76,7 @@ BY_KEY: list[tuple[dict[str, Any], list[str]]] = [
     ({"correction.points": 0}, ["correction.points = 0: should be a whole number from 1", "reference", "{file: points.csv}"]),
     ({"correction.points": "referense"}, ["correction.points = 'referense'", "did you mean 'reference'?"]),
     ({"correction.points": {"file": "nowhere.npy"}}, ["correction.points.file = 'nowhere.npy'", "no such file"]),
+    ({"correction.points": {}}, ["correction.points.file is missing: add the path of a .h5, .npy or .csv file"]),
     ({"correction.points": {"file": 3}}, ["correction.points.file = 3: should be the path of a .h5, .npy or .csv file"]),
     ({"correction.points": {"fil": "a.csv"}}, ["correction.points.fil = 'a.csv': no such key", "Did you mean 'file'?"]),
     ({"correction.points": {"interior": 5, "boundry": 5}}, ["correction.points.boundry = 5", "Did you mean 'boundary'?"]),
@@ -97,7 +99,7 @@ def write(path: Path, changes: dict[str, Any]) -> None:
     data = yaml.safe_load(path.read_text())
     for key, value in changes.items():
         set_key(data, key, value)
-    path.write_text(yaml.safe_dump(data))
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
 
 
 def refused(scasml: Callable[..., Any], job_file: Path, named: list[str]) -> str:

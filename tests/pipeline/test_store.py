@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import signal
+import shutil
 import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,9 @@ import torch
 from kernels.optimizers.soap import soap
 from pipeline import store
 from pipeline.errors import InputError
+from pipeline.provenance import commit_of, provenance
 
-JOB = {"seed": 0, "problem": {"name": "lqg", "dim": 5}, "surrogate": {}, "training": {}}
+JOB = {"name": "first", "seed": 0, "problem": {"name": "lqg", "dim": 5}, "surrogate": {}, "training": {}}
 
 
 def checkpoint() -> store.Checkpoint:
@@ -64,37 +62,89 @@ def test_a_checkpoint_comes_back_bit_for_bit_with_its_optimizer(file: Path) -> N
 
 def test_every_flipped_byte_is_noticed(file: Path) -> None:
     content = file.read_bytes()
-    body = range(store.USER_BLOCK, len(content))
-    places = [0, 20, *np.random.default_rng(0).choice(body, 200, replace=False).tolist()]
+    body = len(content) - store.SEAL
+    places = [0, 8, 20, *range(body, len(content)), *np.random.default_rng(0).choice(body, 200, replace=False).tolist()]
     for place in places:
-        broken = bytearray(content)
-        broken[place] ^= 0x10
-        file.write_bytes(broken)
-        with pytest.raises(InputError, match=r"damaged|not a file of this program"):
-            load(file)
+        for bit in (0x01, 0x20):
+            broken = bytearray(content)
+            broken[place] ^= bit
+            file.write_bytes(broken)
+            with pytest.raises(InputError, match=r"damaged|cut off"):
+                load(file)
 
 
-@pytest.mark.parametrize("keep", [0, 1, 100, 511, 512, 513, 2000, -1])
+@pytest.mark.parametrize("keep", [0, 1, 100, 511, 512, 513, 2000, -store.SEAL - 1, -store.SEAL, -store.SEAL + 1, -1])
 def test_a_file_cut_short_is_noticed(keep: int, file: Path) -> None:
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"damaged|cut off"):
+    with pytest.raises(InputError, match=r"cut off.*restore it from a copy"):
         load(file)
 
 
+def test_bytes_added_and_a_change_by_another_program_are_noticed(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content + b"\n")
+    with pytest.raises(InputError, match="another program has changed it"):
+        load(file)
+    file.write_bytes(content)
+    with h5py.File(file, "r+") as opened:
+        opened.attrs["step"] = 4
+    with pytest.raises(InputError, match="another program has changed it"):
+        load(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"name: a job\n", b"scasml/", store.SIGNATURE])
+def test_a_file_that_a_user_names_and_is_not_ours_is_not_to_be_deleted(
+    content: bytes, tmp_path: Path, scasml: Callable[..., Any]
+) -> None:
+    (tmp_path / "theirs").write_bytes(content)
+    done = scasml("inspect", tmp_path / "theirs")
+    assert done.status == 2 and "not a file of this program" in done.err
+    assert "delete" not in done.err and "restore" not in done.err
+
+
+def test_an_hdf5_file_of_another_program_is_not_to_be_deleted(tmp_path: Path, scasml: Callable[..., Any]) -> None:
+    with h5py.File(tmp_path / "theirs.h5", "w") as other:
+        other["t"] = np.ones(3)
+    done = scasml("inspect", tmp_path / "theirs.h5")
+    assert done.status == 2 and "not a file of this program" in done.err and "delete" not in done.err
+
+
+def test_a_file_that_may_not_be_read_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unable(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", unable)
+    with pytest.raises(InputError, match=r"surrogate\.h5' cannot be read: Permission denied"):
+        load(file)
+
+
+@pytest.mark.parametrize("tool", [["h5ls"], ["h5dump", "-H"], ["h5stat"]], ids=lambda tool: tool[0])
+def test_the_hdf5_tools_of_the_system_read_on_past_the_seal(tool: list[str], file: Path) -> None:
+    if not shutil.which(tool[0]):
+        pytest.skip(f"{tool[0]} is not installed")
+    shown = subprocess.run([*tool, str(file)], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0 and ("parameters" in shown.stdout or "File information" in shown.stdout)
+    with h5py.File(file) as opened:
+        assert opened.userblock_size == 0 and opened["loss"].shape == (3,)
+
+
 def test_another_jobs_checkpoint_is_refused_with_what_differs(file: Path) -> None:
-    with pytest.raises(InputError, match=r"problem\.dim 5, here 7.*--out"):
-        store.load_checkpoint(file, training_hash="yours", job={**JOB, "problem": {"name": "lqg", "dim": 7}})
+    theirs = {**JOB, "name": "later", "problem": {"name": "lqg", "dim": 7}, "training": {"checkpoint_every": 1.0}}
+    with pytest.raises(InputError, match=r"job 'first'.*'later': problem\.dim 5, here 7\).*--out") as refused:
+        store.load_checkpoint(file, training_hash="yours", job=theirs)
+    assert "checkpoint_every" not in str(refused.value)
 
 
 def test_another_kind_and_another_version_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="scasml/checkpoint"), store.opened(file, "report"):
         pass
-    monkeypatch.setattr(store, "VERSION", 2)
-    with pytest.raises(InputError, match=r"version 1.*version 2"):
+    version = store.VERSION
+    monkeypatch.setattr(store, "VERSION", version + 1)
+    with pytest.raises(InputError, match=rf"version {version}.*version {version + 1}"):
         load(file)
 
 
-@pytest.mark.parametrize("kind", ["soft", "external", "virtual", "object", "missing"])
+@pytest.mark.parametrize("kind", ["soft", "external", "virtual", "object", "huge", "missing"])
 def test_an_array_that_is_a_trick_is_refused_even_with_a_right_checksum(kind: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "elsewhere.h5", "w") as other:
         other["t"] = np.ones(3)
@@ -111,50 +161,49 @@ def test_an_array_that_is_a_trick_is_refused_even_with_a_right_checksum(kind: st
             file.create_virtual_dataset("t", layout)
         elif kind == "object":
             file.create_dataset("t", data=["a", "b", "c"], dtype=h5py.string_dtype())
+        elif kind == "huge":
+            file.create_dataset("t", shape=(10**13,), dtype="f8", chunks=(1000,))
 
     store.write(tmp_path / "points.h5", "points", fill, {"correction_hash": "h"})
-    with pytest.raises(InputError, match=r"missing or a link|not a plain array"):
+    with pytest.raises(InputError, match=r"missing or a link|not a plain array|80,000,000,000,000 bytes that the file does not"):
         store.load_points(tmp_path / "points.h5", "h")
 
 
-WRITER = """
-import sys
-import numpy as np
-from pathlib import Path
-from pipeline import store
-i = 0
-while True:
-    i += 1
-    wave = store.Wave(np.full((50, 2), i), np.full((50, 3), i), np.full((50, 3, 16), float(i)), np.full((50, 3, 16), float(i)), np.ones(50))
-    store.save_wave(Path(sys.argv[1]), wave, owner="me")
-"""
+def test_a_sealed_file_that_is_no_hdf5_is_refused(file: Path) -> None:
+    body = store.SIGNATURE + b"noise" * 1000
+    file.write_bytes(body + store.seal(body))
+    with pytest.raises(InputError, match=r"surrogate\.h5' does not hold what"):
+        load(file)
 
 
-def test_a_writer_killed_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    target, rng = tmp_path / "wave.h5", np.random.default_rng(0)
-    for _ in range(10):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(target)])
-        try:
-            began = target.stat().st_mtime_ns if target.exists() else 0
-            while not target.exists() or target.stat().st_mtime_ns == began:
-                assert writer.poll() is None
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.05))
-        finally:
-            os.kill(writer.pid, signal.SIGKILL)
-            writer.wait()
-        wave = store.load_wave(target, owner="me")
-        assert len({*wave.keys.ravel().tolist(), *wave.mean.ravel().tolist(), *wave.m2.ravel().tolist()}) == 1
+def commit_in(root: Path) -> str:
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for line in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *line], check=True, capture_output=True)
+    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_beside_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = file.read_bytes()
+def test_the_commit_is_that_of_our_own_tree_and_says_when_the_source_differs(tmp_path: Path) -> None:
+    inner = tmp_path / "vendor" / "scasml"
+    for name in ("kernels/a.py", "pipeline/b.py", "README.md"):
+        (inner / name).parent.mkdir(parents=True, exist_ok=True)
+        (inner / name).write_text("")
+    commit_in(tmp_path)
+    assert commit_of(inner) == "none"
+    own = commit_in(inner)
+    assert commit_of(inner) == own
+    (inner / "README.md").write_text("prose")
+    assert commit_of(inner) == own
+    (inner / "kernels" / "new.py").write_text("")
+    assert commit_of(inner) == f"{own}-dirty"
 
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left") as raised:
-        store.save_checkpoint(file, checkpoint(), training_hash="mine", job=JOB)
-    assert raised.value.errno == errno.ENOSPC
-    assert file.read_bytes() == before and [p.name for p in file.parent.iterdir()] == [file.name]
+def test_without_git_files_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    provenance.cache_clear()
+    try:
+        store.save_points(tmp_path / "points.h5", torch.ones(3), torch.ones(3, 2), "h", JOB)
+        with store.opened(tmp_path / "points.h5", "points") as file:
+            assert file.attrs["commit"] == "none"
+    finally:
+        provenance.cache_clear()

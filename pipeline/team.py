@@ -1,0 +1,95 @@
+"""What data-parallel training needs of the other processes: one start, one gradient, one loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Team(Protocol):
+    """The processes of one training; each calls every method together with the others."""
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The loss module as this process is to call it."""
+        ...
+
+    def agree(self, step: int) -> int:
+        """The step from which all go on: that of the process which writes."""
+        ...
+
+    def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+        """Replace every gradient by its sum over the processes; the sum of the losses."""
+        ...
+
+
+class Solo:
+    """One process alone."""
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def agree(self, step: int) -> int:
+        return step
+
+    def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+        return loss
+
+
+class Together:
+    """The processes of torch.distributed, whose sums run over them in order of rank.
+
+    A ring adds in an order that depends on the number of workers. Adding in order gives the bits of one
+    process that takes the shards in turn.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def agree(self, step: int) -> int:
+        first = torch.tensor([step], device=self._device)
+        distributed.broadcast(first, 0)
+        return int(first)
+
+    def _gathered(self, mine: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, mine)
+        return parts
+
+    def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        # The loss, a float32 like the gradients, travels along.
+        parts = self._gathered(torch.cat([*(g.reshape(-1) for g in gradients), gradients[0].new_tensor([loss])]))
+        total = parts[0][:-1].clone()
+        for part in parts[1:]:
+            total += part[:-1]
+        for gradient, summed in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+        return sum(float(part[-1]) for part in parts)
+
+
+class Overlapped(Together):
+    """The same with DistributedDataParallel's ring, which on GPUs runs beside the backward pass.
+
+    The last bits of a gradient then depend on the number of workers, from three on.
+    """
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        wrapped = DistributedDataParallel(module, device_ids=[self._device] if self._device.type == "cuda" else None)
+        wrapped.register_comm_hook(None, _sum)
+        return wrapped
+
+    def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+        return sum(map(float, self._gathered(torch.tensor([loss], device=self._device))))
+
+
+def _sum(state: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    """The sum of a bucket, where DistributedDataParallel by itself takes the mean."""
+    reduced = distributed.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return reduced.then(lambda done: done.value()[0])

@@ -1,0 +1,46 @@
+"""Closed forms of a profile's Hessian against automatic differentiation, along every kind of directions."""
+
+import pytest
+import torch
+from oracles import EQUATIONS, equation
+
+from kernels.contracts import SemilinearPDE
+from kernels.streams import Stream
+from kernels.surrogates._ansatz import curvature_by_autodiff, profile_laplacian
+
+FORMS = [name for name in EQUATIONS if equation(name, 4).hessian_form is not None]
+
+
+def directions_of(kind: str, x: torch.Tensor) -> torch.Tensor | None:
+    noise = Stream(5, 1)
+    if kind == "coordinates":
+        return None
+    return noise.normal(*x.shape).double() if kind == "scaled" else noise.normal(len(x), 3, x.shape[1]).double()
+
+
+def far_apart(problem: SemilinearPDE, kind: str, factor: float = 1.0) -> float:
+    """Largest relative difference of value, gradient and curvature; ``factor`` plants an error in the closed curvature."""
+    _, x = problem.sample_points(7, Stream(5, 0))
+    x = x.double()
+    directions = directions_of(kind, x)
+    value, gradient, curvature = profile_laplacian(problem, x, directions)
+    function = problem.profile or problem.terminal
+    leaf = x.clone().requires_grad_()
+    truth = function(leaf)
+    (slope,) = torch.autograd.grad(truth.sum(), leaf)
+    second = curvature_by_autodiff(function, x, directions)
+    pairs = ((value, truth.detach()), (gradient, slope), (factor * curvature, second))
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+
+
+def test_there_are_closed_forms() -> None:
+    assert {"black_scholes", "default_risk", "different_rates"} <= set(FORMS)
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("kind", ["coordinates", "scaled", "explicit"])
+@pytest.mark.parametrize("dim", [2, 6])
+def test_a_hessian_form_is_the_hessian(name: str, kind: str, dim: int) -> None:
+    problem = equation(name, dim)
+    assert far_apart(problem, kind) < 1e-9
+    assert far_apart(problem, kind, factor=1.001) > 1e-4
