@@ -28,7 +28,7 @@ FITTED: dict[str, Any] = {
     "name": "fitted",
     "problem": {"name": "viscous_burgers", "dim": DIM},
     "surrogate": {"name": "gaussian_process", "points": 40, "length_scale": 2.0},
-    "correction": {"estimator": {"name": "linearised", "times": 2}, "laplacian": "exact", "points": 4, "max_paths": 10_000},
+    "correction": {"estimator": {"name": "linearised", "times": 1}, "laplacian": "exact", "points": 20, "max_paths": 60_000},
     "report": {"baselines": ["surrogate"]},
 }
 GIVEN = {**FITTED, "name": "given", "surrogate": {"name": "given_network", "file": "weights.npz"}}
