@@ -261,7 +261,7 @@ def test_an_address_where_nothing_listens_is_refused_at_once(
 def test_an_address_where_no_ray_head_answers_is_refused(says: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dag, "PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = "127.0.0.1:%d" % server.getsockname()[1]
+        address = f"127.0.0.1:{server.getsockname()[1]}"
         with socket.create_connection(server.getsockname()[:2]) as kept:
             server.accept()[0].close()
             kept.close()
