@@ -74,7 +74,7 @@ class Layout:
             while (
                 2 * draws * size * estimator.rows(term, MIN_DRAWS) / MIN_DRAWS <= CHUNK_ROWS
                 and size * estimator.flop(problem, term, 2 * draws) <= share * CHUNK_FLOP
-                and size * 2 * draws <= share * CHUNK_PATHS
+                and size * 2 * draws * (coupled if number == 0 else 1) <= share * CHUNK_PATHS
             ):
                 draws *= 2
             sizes.append(draws)

@@ -54,7 +54,7 @@ def test_the_summary_has_the_fixed_keys_and_null_where_a_figure_does_not_apply(f
     for name, method in summary["methods"].items():
         assert keys <= set(method), name
         assert all(v is None or (not isinstance(v, float)) or math.isfinite(v) for v in method.values())
-    assert summary["methods"]["surrogate"]["rel_se"] is None and summary["methods"]["linear"]["bias_estimate"] is None
+    assert summary["methods"]["surrogate"]["rel_se"] is None and summary["methods"]["surrogate"]["bias_estimate"] is None
     assert summary["tolerance_met"] is None and summary["resumed"] == 0
     scasml, surrogate = summary["methods"]["scasml"], summary["methods"]["surrogate"]
     assert scasml["rel_l2"] < 0.5 * surrogate["rel_l2"]
