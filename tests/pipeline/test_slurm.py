@@ -112,7 +112,8 @@ def test_a_job_of_two_slurm_nodes_gives_the_bits_of_the_laptop(job_file: Path, t
     command = [sys.executable, "-m", "pipeline", "run", str(job_file), "--inline", "--out"]
     here = subprocess.run([*command, str(tmp_path / "here" / "run")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert here.returncode == 0, here.stdout + here.stderr
-    write(job_file, {"correction.ranks": 2})
+    # More ranks than the nodes have cores: srun has to be told.
+    write(job_file, {"correction.ranks": 3, "correction.oversubscribe": True})
     there = tmp_path / "there" / "run"
     script = tmp_path / "job.sh"
     script.write_text(f"#!/bin/bash\nset -x\nenv | grep SLURM_\ncd '{ROOT}' && {' '.join(command)} '{there}'\n")
