@@ -99,5 +99,6 @@ def step_flop(problem: SemilinearPDE) -> float:
 
 
 def require_steps(steps: int) -> None:
+    """Refuse a policy that never acts."""
     if steps < 1:
         raise ValueError(f"steps = {steps}: a policy needs at least one step")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from estimates import Mean, estimate
+from meter import Meter
 from oracles import EQUATIONS, ESTIMATORS, OneFeature, at_zero, equation, exact_surrogate, small, some_points, written
 from torch import Tensor
 
@@ -32,7 +33,7 @@ def one_point(problem: SemilinearPDE, copies: int = 1) -> tuple[Tensor, Tensor]:
 
 
 @every_term
-@pytest.mark.parametrize("draws", [1, 2, 7, 30])
+@pytest.mark.parametrize("draws", [1, 7])
 def test_any_number_of_draws_comes_out_by_point_and_the_same_from_the_same_stream(name: str, term: str, draws: int) -> None:
     problem, method = burgers(3), small(name)
     t, x = problem.sample_points(5, Stream(9, 0))
@@ -61,7 +62,9 @@ def test_at_the_horizon_the_terms_add_up_to_the_terminal_value_in_every_draw(
     t = torch.full((2,), problem.horizon, dtype=dtype)
     draws = [method.sample(problem, t, x, term, 9, Stream(1, i)) for i, term in enumerate(method.terms)]
     torch.testing.assert_close(sum(draws), problem.terminal(x)[:, None].expand(-1, 9), rtol=1e-6, atol=1e-7)
-    assert not any(method.sample(problem, t, x, bias, 9, Stream(1, 9)).any() for bias in method.biases)
+    size = problem.terminal(x).abs().max().item()
+    for bias in method.biases:
+        assert method.sample(problem, t, x, bias, 9, Stream(1, 9)).abs().max() <= 1e-6 * size
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -101,9 +104,13 @@ class Unweighted:
 
 @pytest.mark.parametrize("name", [name for name in ESTIMATORS if tuple(small(name).terms) != ("terminal",)])
 def test_a_time_integral_carries_the_weight_of_its_random_times(name: str) -> None:
-    """f = t^2, g = 0, T = 1: 1/3. 20000 draws, false positives 6 in 10^5 (4 s.e.); without the weight it would be 0.2."""
+    """f = t^2, g = 0, T = 1: 1/3, and 10^-3 for a quadrature; without the weight it would be 0.2.
+
+    4000 draws, false positives 6 in 10^5 (4 s.e.).
+    """
     problem = written(lambda t, x, y, z: t.square())
-    assert estimate(small(name), problem, *at_zero(), 20_000, 1).agrees_with(1 / 3)
+    found = estimate(small(name), problem, *at_zero(), 4000, 1)
+    assert abs(found.unbiased - 1 / 3) <= 4.0 * found.error + 1e-3 < 0.1
     planted = estimate(Unweighted(), problem, *at_zero(), 20_000, 1)
     assert planted.agrees_with(0.2) and not planted.agrees_with(1 / 3)
 
@@ -134,12 +141,12 @@ def error_of_the_mean(method: Any, problem: SemilinearPDE, term: str, draws: int
 
 @every_term
 def test_four_times_the_draws_halve_the_standard_error(name: str, term: str) -> None:
-    """The s.d. of 10000 draws of tails such as these is known to some 4 %: 20 % is seen, as one that falls like 1/draws is."""
+    """The s.d. of 4000 draws of tails such as these is known to some 6 %: 25 % is seen, as one that falls like 1/draws is."""
     problem, method = burgers(), small(name)
-    few, many = (error_of_the_mean(method, problem, term, draws) for draws in (10_000, 40_000))
-    if few > 0.0:
-        assert few / many == pytest.approx(2.0, rel=0.2)
-        assert (few / many) ** 2 != pytest.approx(2.0, rel=0.2)
+    few, many = (error_of_the_mean(method, problem, term, draws) for draws in (4000, 16_000))
+    if few > 1e-12:
+        assert few / many == pytest.approx(2.0, rel=0.25)
+        assert (few / many) ** 2 != pytest.approx(2.0, rel=0.25)
 
 
 @every_term
@@ -155,21 +162,6 @@ def test_draws_at_different_points_and_neighbours_at_one_are_uncorrelated(name: 
     assert correlation(draws[0], draws[1]) < 4.0 / math.sqrt(4000)
     assert correlation(draws[0, 1:], draws[0, :-1]) < 4.0 / math.sqrt(3999)
     assert correlation(draws[0], draws[1] + draws[1].std() / draws[0].std() * 0.15 * draws[0]) > 4.0 / math.sqrt(4000)
-
-
-class Meter(Stream):
-    """A stream that counts the normals it gives out."""
-
-    def __init__(self, seed: int, *address: int) -> None:
-        super().__init__(seed, *address)
-        self.normals = 0
-
-    def clone(self) -> Stream:
-        return Stream(0, 99)
-
-    def normal(self, *shape: int) -> Tensor:
-        self.normals += math.prod(shape)
-        return super().normal(*shape)
 
 
 def metered(count: Counter, cost: Cost, problem: SemilinearPDE) -> SemilinearPDE:
@@ -212,10 +204,9 @@ def booked(method: Any, problem: SemilinearPDE, term: str, draws: int) -> dict[s
 
 def evaluated(method: Any, problem: SemilinearPDE, term: str, draws: int) -> Counter:
     """Rows of each kind that a sample at one point really visits; and single normals."""
-    count, stream = Counter(), Meter(1, 0)
+    count: Counter = Counter()
     counted = metered(count, Cost(driver=1.0, source=1.0, terminal=1.0), problem)
-    method.sample(counted, torch.zeros(1), torch.zeros(1, problem.dim), term, draws, stream)
-    count["normals"] = stream.normals
+    method.sample(counted, torch.zeros(1), torch.zeros(1, problem.dim), term, draws, Meter(count, 1, 0))
     return count
 
 
