@@ -75,7 +75,7 @@ def simultaneous_quantile(confidence: float, intervals: int) -> float:
     """Half-width in standard errors at which ``intervals`` independent intervals hold together (Sidak 1967).
 
     >>> round(simultaneous_quantile(0.95, 1), 6), round(simultaneous_quantile(0.95, 1000), 3)
-    (1.959964, 4.049)
+    (1.959964, 4.05)
     """
     return normal_quantile(confidence ** (1.0 / intervals))
 

@@ -23,6 +23,9 @@ address: see FORMAT in pipeline/job.py before changing it."""
 LATER_SHARE = 0.25
 """A chunk of a term that only removes a bias is this part of the base term's: it gets fewer draws."""
 
+CHUNK_PATHS = 4096
+"""Most top-level draws of a chunk over its points: the smallest budget has to afford one of every term."""
+
 CHUNK_ROWS = 32768
 """Most rows (t, x) alive at once in a chunk."""
 
@@ -59,18 +62,19 @@ class Layout:
 
     @classmethod
     def of(cls, points: int, estimator: Sampled, problem: SemilinearPDE, *, coupled: int = 1) -> Layout:
-        """Chunks of about CHUNK_FLOP, within CHUNK_ROWS rows and with at least MIN_DRAWS draws.
+        """Chunks of about CHUNK_FLOP, within CHUNK_PATHS draws and CHUNK_ROWS rows, with at least MIN_DRAWS draws a point.
 
         A draw of the first term is the mean over ``coupled`` paths.
         """
         size = min(points, POINTS_PER_BLOCK)
         sizes = []
         for number, term in enumerate((*estimator.terms, *estimator.biases)):
-            work = CHUNK_FLOP * (1.0 if number == 0 else LATER_SHARE)
+            share = 1.0 if number == 0 else LATER_SHARE
             draws = MIN_COUPLED if number == 0 and coupled > 2 else MIN_DRAWS
             while (
                 2 * draws * size * estimator.rows(term, MIN_DRAWS) / MIN_DRAWS <= CHUNK_ROWS
-                and size * estimator.flop(problem, term, 2 * draws) <= work
+                and size * estimator.flop(problem, term, 2 * draws) <= share * CHUNK_FLOP
+                and size * 2 * draws * (coupled if number == 0 else 1) <= share * CHUNK_PATHS
             ):
                 draws *= 2
             sizes.append(draws)

@@ -259,7 +259,7 @@ def _variants(sweep: Any) -> list[dict[str, Any]]:
     else:
         raise InputError(
             f"sweep = {shown(sweep)}: should map keys to non-empty lists of values, for example "
-            "{training.steps: [500, 1500], seed: [0, 1, 2]}, or list the runs, for example "
+            "sweep: {training.steps: [500, 1500], seed: [0, 1, 2]}, or list the runs, for example "
             "[{problem.dim: 20, training.steps: 500}, {problem.dim: 40, training.steps: 1500}]"
         )
     return variants

@@ -69,14 +69,16 @@ class _Bars:
                 self._add(stage, total)
 
     def _add(self, stage: str, total: int | None) -> TaskID:
-        self._tasks[stage] = self._progress.add_task(stage, total=total, detail="")
+        self._tasks[stage] = self._progress.add_task(stage, total=total, detail="", start=stage == RUNS)
         return self._tasks[stage]
 
     def _task(self, label: str, stage: str) -> TaskID:
-        """The bar of a stage; 'mlp-2-4' belongs to the 'mlp' that was announced."""
+        """The bar of a stage, whose clock runs from now on; 'mlp-2-4' belongs to the 'mlp' that was announced."""
         short = label + stage.partition("-")[0]
         key = short if short in self._tasks else label + stage
-        return self._tasks[key] if key in self._tasks else self._add(key, None)
+        task = self._tasks[key] if key in self._tasks else self._add(key, None)
+        self._progress.start_task(task)
+        return task
 
     def _hide(self, label: str, before: TaskID | None = None) -> None:
         """Take away a run's bars that never began (up to ``before``), and with several runs all bars of one that is finished."""

@@ -1,6 +1,7 @@
-"""What data-parallel training needs of the other processes: one start, one gradient, one loss."""
+"""What data-parallel training needs of the other processes: one start, one gradient, one loss.
 
-from __future__ import annotations
+Annotations are not postponed here: DistributedDataParallel looks at those of its hook.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,6 +1,7 @@
 """The Gaussian process against literal kernels, literal residuals and the optimality of its own equations."""
 
 import copy
+import importlib
 import math
 from dataclasses import replace
 
@@ -12,11 +13,13 @@ from torch import Tensor
 from kernels.contracts import Fitted, GeometricBrownianMotion, ItoDiffusion, Jet, SemilinearPDE, Solution, Surrogate
 from kernels.streams import Purpose, Stream
 from kernels.surrogates import _collocation
-from kernels.surrogates import gaussian_process as module
 from kernels.surrogates._ansatz import clock
 from kernels.surrogates._collocation import COLLOCATION, START_EVERY, independent
 from kernels.surrogates._gaussian_kernel import Basis, Kernel, Rows
 from kernels.surrogates.gaussian_process import GaussianProcess, gaussian_process
+
+# The package offers the factory under the name of its module.
+module = importlib.import_module("kernels.surrogates.gaussian_process")
 
 DIM = 4
 

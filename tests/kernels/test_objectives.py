@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import Known, Zero, equation, perturbed
+from oracles import Formula, Zero, equation, perturbed
 
 import kernels.objectives
 import kernels.optimizers
@@ -30,9 +30,9 @@ def burgers() -> SemilinearPDE:
     return equation("viscous_burgers", 4)
 
 
-def exact(problem: SemilinearPDE) -> Known:
+def exact(problem: SemilinearPDE) -> Formula:
     assert problem.solution is not None
-    return Known(problem.solution.value)
+    return Formula(problem.solution.value)
 
 
 def path_loss(problem: SemilinearPDE, surrogate: Any, steps: int, paths: int = 8000) -> float:
@@ -129,7 +129,7 @@ def test_a_surrogate_without_time_derivative_is_seen_by_the_residual_loss() -> N
     """The planted fault of a residual without u_t: the exact solution would then have a loss far from 0."""
     problem = burgers()
 
-    class Frozen(Known):
+    class Frozen(Formula):
         def jet(self, t: torch.Tensor, x: torch.Tensor, probes: torch.Tensor | None) -> Jet:
             full = super().jet(t, x, probes)
             return Jet(full.value, torch.zeros_like(full.dt), full.gradient, full.laplacian)

@@ -48,7 +48,9 @@ def drops_the_driver(method: Any) -> bool:
     return tuple(method.terms) == ("terminal",)
 
 
-PAIRS = [(e, q) for e in ESTIMATORS for q in EQUATIONS if not drops_the_driver(small(e)) or linear(equation_of(q))]
+# The telescoped form never looks at a residual: an exact surrogate leaves the time step's spread (test_telescoped.py).
+RESIDUAL_FORMS = [e for e in ESTIMATORS if e != "telescoped"]
+PAIRS = [(e, q) for e in RESIDUAL_FORMS for q in EQUATIONS if not drops_the_driver(small(e)) or linear(equation_of(q))]
 every_pair = pytest.mark.parametrize(("name", "problem_name"), PAIRS, ids=lambda p: p)
 
 

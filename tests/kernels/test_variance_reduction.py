@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,24 @@ def test_the_means_of_identical_points_spread_by_the_error_they_state(name: str,
         assert honesty(draws) == pytest.approx(1.0, abs=0.15), term
 
 
+@dataclass(frozen=True)
+class LevelOne:
+    """Level 1 of a Picard iteration as a base term of its own."""
+
+    inner: Any
+    terms: tuple[str, ...] = ("level 1",)
+    biases: tuple[str, ...] = ()
+
+    def sample(self, problem: SemilinearPDE, t: Tensor, x: Tensor, term: str, draws: int, stream: Stream) -> Tensor:
+        return self.inner.sample(problem, t, x, term, draws, stream)
+
+    def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
+        return self.inner.flop(problem, term, draws)
+
+    def rows(self, term: str, draws: int) -> int:
+        return self.inner.rows(term, draws)
+
+
 @pytest.mark.parametrize("name", ["feynman_kac", "linearised", "telescoped", "picard", "quadrature_picard"])
 def test_pairs_that_straddle_two_draws_are_seen(name: str) -> None:
     """The same measure, on the base term: dependent draws state an error that their means do not have."""
@@ -226,7 +245,7 @@ def test_what_is_nested_in_a_row_stays_independent_so_that_nonlinear_drivers_kee
     """
     problem = written(lambda t, x, y, z: y.square(), terminal=lambda x: x.sum(-1), dim=2)
     truth = 2.0 * (1 / 2 + 1 / 4)
-    method = picard(levels=2, samples=2)
+    method = LevelOne(picard(levels=2, samples=2))
 
     def found(wrapped: Averaged) -> Mean:
         return Mean.of(wrapped.sample(problem, *at_zero(), "level 1", 20_000, Stream(12, 0)))
@@ -277,9 +296,14 @@ def test_a_wrapped_estimator_keeps_the_contract_of_the_one_inside() -> None:
     plain, problem = picard(levels=2, samples=2), equation("viscous_burgers", 4)
     for wrapped, size in ((antithetic(plain), 2), (quasi(plain, size=16), 16)):
         assert wrapped.terms == plain.terms and wrapped.biases == plain.biases
-        assert wrapped.flop(problem, "level 1", 3) == plain.flop(problem, "level 1", 3 * size)
-        assert wrapped.rows("level 1", 3) == plain.rows("level 1", 3 * size)
-        again = [wrapped.sample(problem, *copies(2), "level 1", 5, Stream(15, 0)) for _ in range(2)]
+        assert wrapped.flop(problem, "terminal", 3) == plain.flop(problem, "terminal", 3 * size)
+        assert wrapped.rows("terminal", 3) == plain.rows("terminal", 3 * size)
+        # What removes a bias, and the biases, are drawn as they are.
+        for term in ("level 1", "truncation"):
+            assert wrapped.flop(problem, term, 3) == plain.flop(problem, term, 3) and wrapped.rows(term, 3) == plain.rows(term, 3)
+            single = plain.sample(problem, *copies(2), term, 5, Stream(15, 0))
+            assert wrapped.sample(problem, *copies(2), term, 5, Stream(15, 0)).equal(single)
+        again = [wrapped.sample(problem, *copies(2), "terminal", 5, Stream(15, 0)) for _ in range(2)]
         assert again[0].shape == (2, 5) and again[0].equal(again[1]) and again[0].dtype == torch.float32
 
 

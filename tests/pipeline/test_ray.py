@@ -1,32 +1,317 @@
-"""The Ray graph with two data-parallel workers and two ranks gives the bits of the inline one."""
+"""The graph on Ray, a cluster of its own or one that runs already: same bits, prompt refusals, signals, killed workers."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import secrets
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
+import psutil
 import pytest
+import yaml
+from running import TWO, all_gone, counts, execute, family, log_of, marks, ranks, started, stop
 from test_bad_input import write
 
-from conftest import numbers  # isort: skip
+import pipeline
+from pipeline import dag
+from pipeline.errors import InputError
+from pipeline.job import RunFolder, load_job
+
+from conftest import TINY, numbers  # isort: skip
+
+ROOT = Path(__file__).resolve().parents[2]
+
+LONG = {
+    "training.workers": 2,
+    "training.steps": 1500,
+    "training.checkpoint_every": 0.5,
+    "correction.laplacian": 8,
+    "correction.max_paths": 250_000,
+    "report.baselines": ["surrogate"],
+    **TWO,
+}
+MOMENTS = {"train": r"training [1-9]\d*/", "correct": r"scasml [1-9]\d*/"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished inline run of two workers' shards."""
+    place = tmp_path_factory.mktemp("calm")
+    (place / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    write(place / "tiny.yaml", LONG)
+    pipeline.run(load_job(place / "tiny.yaml", {"correction.ranks": 1}), out=place / "run")
+    return place
+
+
+@pytest.fixture
+def fresh(undisturbed: Path, tmp_path: Path) -> Path:
+    """The same job with nothing done yet."""
+    shutil.copy(undisturbed / "tiny.yaml", tmp_path)
+    return tmp_path / "tiny.yaml"
+
+
+@pytest.fixture
+def trained(undisturbed: Path, fresh: Path) -> Path:
+    """The same job with its surrogate, its correction still to do."""
+    (fresh.parent / "run").mkdir()
+    shutil.copy(undisturbed / "run" / "surrogate.h5", fresh.parent / "run")
+    return fresh
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A Ray cluster that runs already, guarded by a token: its address and its first process."""
+    place = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray puts sockets there
+    token = place / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    guard = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    port = free_port()
+    line = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
+    line += [f"--ray-client-server-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
+    line += ["--include-dashboard=false", "--object-store-memory=100000000", f"--temp-dir={place}", "--disable-usage-stats"]
+    process = subprocess.Popen(
+        line, env={**os.environ, **guard, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    patch = pytest.MonkeyPatch()
+    try:
+        for key, value in guard.items():
+            patch.setenv(key, value)
+        deadline = time.monotonic() + 90.0
+        while True:
+            try:
+                dag.probe(f"127.0.0.1:{port}")
+                break
+            except InputError as error:
+                assert time.monotonic() < deadline and process.poll() is None, error
+                time.sleep(0.2)
+        yield f"127.0.0.1:{port}", process
+    finally:
+        patch.undo()
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.terminate()
+        process.communicate(timeout=60)
+        psutil.wait_procs(children, timeout=20)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(head: tuple[str, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch) -> subprocess.Popen[str]:
+    """The cluster that runs already, named in RAY_ADDRESS."""
+    monkeypatch.setenv("RAY_ADDRESS", head[0])
+    return head[1]
+
+
+def losses(run: Path) -> np.ndarray:
+    with h5py.File(run / "surrogate.h5") as file:
+        return file["loss"][()]
 
 
 @pytest.mark.timeout(400)
-def test_ray_train_and_mpi_ranks_give_the_bits_of_the_inline_run(job_file: Path, tmp_path: Path) -> None:
-    write(
-        job_file,
-        {"training.workers": 2, "correction.ranks": 2, "correction.oversubscribe": True, "report.baselines": ["surrogate"]},
-    )
-    command = [sys.executable, "-m", "pipeline", "run", str(job_file), "--out"]
-    inline = subprocess.run(
-        [*command, str(tmp_path / "inline"), "--inline"], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert inline.returncode == 0, inline.stderr
-    expected = numbers(tmp_path / "inline")
-    shutil.rmtree(tmp_path / "inline")
-    found = subprocess.run([*command, str(tmp_path / "ray")], capture_output=True, text=True, timeout=300, check=False)
+def test_ray_train_and_mpi_ranks_give_the_bits_of_the_inline_run(fresh: Path, undisturbed: Path) -> None:
+    run = fresh.parent / "run"
+    found = execute(fresh, run, timeout=300)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "surrogate taken" not in (tmp_path / "ray" / "log.txt").read_text()
-    assert numbers(tmp_path / "ray") == expected
+    assert "surrogate taken" not in log_of(run) and "training 1500/1500" in log_of(run)
+    assert numbers(run) == numbers(undisturbed / "run")
+    np.testing.assert_array_equal(losses(run), losses(undisturbed / "run"))
+    assert not (run / "ray").exists()
+    assert json.loads((run / "report.json").read_text())["resumed"] == 0
+
+
+def resumed(job: Path, run: Path, undisturbed: Path, times: int) -> None:
+    pipeline.run(load_job(job, {"correction.ranks": 1}), out=run)
+    assert numbers(run) == numbers(undisturbed / "run")
+    assert json.loads((run / "report.json").read_text())["resumed"] == times
+
+
+def stopped(stage: str, number: int, job: Path, run: Path) -> list[psutil.Process]:
+    """Signal a run on Ray in a stage: status 3 soon, nothing half-finished; the processes it had."""
+    process = started(job, run, MOMENTS[stage])
+    if stage == "train":
+        deadline = time.monotonic() + 60.0
+        while not (run / "surrogate.h5").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+    else:
+        assert len(ranks(run)) >= 2
+    children = family(process)
+    began = time.monotonic()
+    status, shown = stop(process, number, group=number == signal.SIGINT)
+    assert status == 3 and time.monotonic() - began < 20.0, shown
+    assert "Traceback" not in shown and "run the same command again" in shown
+    assert marks(run)[-1] == f"{stage} began" and not (run / "report.h5").exists()
+    return children
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("stage", "number"), [("train", signal.SIGTERM), ("correct", signal.SIGINT)])
+def test_a_signal_to_a_run_on_a_cluster_of_its_own_ends_everything(
+    stage: str, number: int, fresh: Path, undisturbed: Path, request: pytest.FixtureRequest
+) -> None:
+    run = fresh.parent / "run"
+    if stage == "correct":
+        request.getfixturevalue("trained")
+    children = stopped(stage, number, fresh, run)
+    assert all_gone(children, run)
+    resumed(fresh, run, undisturbed, 1)
+    if stage == "train":
+        assert re.search(r"training resumes at step [1-9]", log_of(run))
+    else:
+        computed, reused = counts(run)
+        assert computed > 0 and reused > 0
+
+
+def train_workers(cluster: subprocess.Popen[str]) -> list[psutil.Process]:
+    found = []
+    for process in family(cluster):
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("stage", "number"), [("train", signal.SIGINT), ("correct", signal.SIGTERM)])
+def test_a_signal_to_a_run_on_a_cluster_that_lives_on_ends_its_tasks(
+    stage: str, number: int, cluster: subprocess.Popen[str], fresh: Path, undisturbed: Path, request: pytest.FixtureRequest
+) -> None:
+    run = fresh.parent / "run"
+    if stage == "correct":
+        request.getfixturevalue("trained")
+    stopped(stage, number, fresh, run)
+    assert all_gone(train_workers(cluster), run) and cluster.poll() is None
+    resumed(fresh, run, undisturbed, 1)
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_worker_of_ray_train_resumes_to_the_same_bits(
+    cluster: subprocess.Popen[str], fresh: Path, undisturbed: Path
+) -> None:
+    run = fresh.parent / "run"
+    process = started(fresh, run, MOMENTS["train"])
+    deadline = time.monotonic() + 60.0
+    while not (run / "surrogate.h5").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    train_workers(cluster)[-1].kill()
+    _, shown = process.communicate(timeout=200)
+    assert process.returncode == 0, shown[-1000:]
+    assert re.search(r"training resumes at step [1-9]", log_of(run)) and "a training worker failed" in log_of(run)
+    assert numbers(run) == numbers(undisturbed / "run")
+    assert json.loads((run / "report.json").read_text())["resumed"] == 1
+
+
+@pytest.mark.timeout(200)
+def test_what_a_training_worker_refuses_is_one_message_and_not_tried_again(
+    cluster: subprocess.Popen[str], job_file: Path
+) -> None:
+    run = job_file.parent / "run"
+    write(job_file, {"training.workers": 2, "training.optimizer": {"name": "adam", "learning_rate": 1e30}})
+    done = execute(job_file, run)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: training: the loss is") and "Traceback" not in done.stderr
+    assert marks(run) == ["train began"] and "failed" not in log_of(run)
+
+
+@pytest.mark.timeout(200)
+def test_what_a_rank_refuses_under_ray_is_one_message(cluster: subprocess.Popen[str], undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    job, run = tmp_path / "copy" / "tiny.yaml", tmp_path / "copy" / "run"
+    (run / "report.h5").unlink()
+    wave = list(RunFolder(run).waves("scasml"))[-1]
+    wave.write_bytes(wave.read_bytes()[:-100])
+    done = execute(job, run)
+    assert done.returncode == 2 and wave.name in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr, done.stderr
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once(
+    job_file: Path, monkeypatch: pytest.MonkeyPatch, scasml: Callable[..., Any]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    began = time.monotonic()
+    done = scasml("run", job_file, "--out", job_file.parent / "run")
+    assert done.status == 2 and "RAY_ADDRESS" in done.err and "refused" in done.err and "ray start --head" in done.err
+    assert time.monotonic() - began < 15.0
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n"], ids=["nothing", "something else"])
+def test_an_address_where_no_ray_head_answers_is_refused(says: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dag, "PROBE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with socket.create_connection(server.getsockname()[:2]) as kept:
+            server.accept()[0].close()
+            kept.close()
+        import threading
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.sendall(says)
+            time.sleep(1.0)
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(InputError, match=rf"{address}': (timed out|what listens there is no Ray head)\. Start a cluster"):
+            dag.probe(address)
+        thread.join()
+    for other in ("auto", "local"):
+        dag.probe(other)
+
+
+def test_a_name_for_which_there_is_no_cluster_is_refused(
+    job_file: Path, monkeypatch: pytest.MonkeyPatch, scasml: Callable[..., Any]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:99999")
+    done = scasml("run", job_file, "--out", job_file.parent / "run")
+    assert done.status == 2 and "RAY_ADDRESS = '127.0.0.1:99999'" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "expected"),
+    [
+        ({"correction.ranks": 4}, [2.0, 4.0], 4),
+        ({"correction.ranks": 4}, [2.0, 2.0], "correction.ranks = 4.* 2 CPUs of the largest node.*oversubscribe"),
+        ({"correction.ranks": 4, "correction.oversubscribe": True}, [2.0, 2.0], 2),
+        ({"training.workers": 2}, [1.0], "training.workers = 2: more than the 1 CPUs"),
+        ({"training.workers": 2}, [1.0, 1.0], 1),
+        ({"training.workers": 0}, [], "no node with a CPU"),
+    ],
+)
+def test_what_a_cluster_could_never_run_is_refused(
+    changes: dict[str, Any], nodes: list[float], expected: int | str, job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr("pipeline.job.usable_cores", lambda: 64)
+    job = load_job(job_file, changes)
+    if isinstance(expected, int):
+        assert dag.check_capacity(job, nodes) == expected
+    else:
+        with pytest.raises(InputError, match=expected):
+            dag.check_capacity(job, nodes)
+    if changes == {"correction.ranks": 4}:
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        assert dag.check_capacity(job, nodes) == min(4, int(max(nodes)))

@@ -19,6 +19,7 @@ from torch import nn
 
 from kernels.streams import Stream
 from pipeline import store, training, weights
+from pipeline.dag import prepare
 from pipeline.errors import InputError
 from pipeline.job import Job, RunFolder, job_from
 from pipeline.training import memory_needed, train_stage, trained_surrogate, training_flop
@@ -28,7 +29,7 @@ FITTED: dict[str, Any] = {
     "name": "fitted",
     "problem": {"name": "viscous_burgers", "dim": DIM},
     "surrogate": {"name": "gaussian_process", "points": 40, "length_scale": 2.0},
-    "correction": {"estimator": {"name": "linearised", "times": 2}, "laplacian": "exact", "points": 4, "max_paths": 10_000},
+    "correction": {"estimator": {"name": "linearised", "times": 1}, "laplacian": "exact", "points": 20, "max_paths": 60_000},
     "report": {"baselines": ["surrogate"]},
 }
 GIVEN = {**FITTED, "name": "given", "surrogate": {"name": "given_network", "file": "weights.npz"}}
@@ -56,7 +57,7 @@ def opened(path: Path) -> RunFolder:
 @pytest.mark.parametrize("data", [FITTED, GIVEN], ids=["fitted", "given"])
 def test_the_stage_leaves_a_finished_checkpoint_that_rebuilds_the_surrogate(data: dict[str, Any], tmp_path: Path) -> None:
     mine, folder = job(tmp_path / "job", data), opened(tmp_path / "run")
-    train_stage(folder, mine, on_ray=True)
+    train_stage(folder, mine)
     owner, _, finished = store.checkpoint_owner(folder.surrogate)
     assert owner == mine.training_hash and finished
     losses = store.load_checkpoint(folder.surrogate, training_hash=owner, job=mine.resolved).losses
@@ -75,22 +76,22 @@ def test_the_stage_leaves_a_finished_checkpoint_that_rebuilds_the_surrogate(data
 def test_an_equal_one_is_taken_over_and_a_finished_one_left(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = opened(tmp_path / "a"), opened(tmp_path / "b")
     mine = job(tmp_path / "job", data)
-    train_stage(first, mine, on_ray=False)
+    first, second = prepare(mine, tmp_path / "a"), prepare(mine, tmp_path / "b")
+    train_stage(first, mine)
     monkeypatch.setattr(training, "settle", lambda *_: pytest.fail("computed again"))
-    train_stage(first, mine, on_ray=False)
-    train_stage(second, mine, on_ray=False)
+    train_stage(first, mine)
+    train_stage(second, mine)
     assert first.surrogate.read_bytes() == second.surrogate.read_bytes()
     assert "taken from" in second.log.read_text()
 
 
 def test_another_jobs_checkpoint_is_refused_with_what_differs(tmp_path: Path) -> None:
     folder = opened(tmp_path / "run")
-    train_stage(folder, job(tmp_path / "job", FITTED), on_ray=False)
+    train_stage(folder, job(tmp_path / "job", FITTED))
     other = {**FITTED, "surrogate": {**FITTED["surrogate"], "points": 30}}
     with pytest.raises(InputError, match=r"surrogate.points 40, here 30"):
-        train_stage(folder, job(tmp_path / "job", other), on_ray=False)
+        train_stage(folder, job(tmp_path / "job", other))
 
 
 def test_a_given_network_is_named_by_the_content_of_its_file(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_a_fit_that_fails_is_bad_input_and_leaves_no_checkpoint(tmp_path: Path) 
     )
     broken, folder = {**FITTED, "problem": {"file": "pde.py", "name": "mine", "dim": DIM}}, opened(tmp_path / "run")
     with pytest.raises(InputError, match=r"surrogate: the fit fails: .*finite"):
-        train_stage(folder, job(tmp_path, broken), on_ray=False)
+        train_stage(folder, job(tmp_path, broken))
     assert not folder.surrogate.exists()
 
 

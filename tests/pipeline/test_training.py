@@ -1,0 +1,159 @@
+"""Training: any number of workers, any history, the same bits; a sibling's surrogate is taken only from a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pipeline import store, training
+from pipeline.errors import EngineError, InputError
+from pipeline.job import Job, RunFolder, load_job
+from pipeline.stages import interruptions
+from pipeline.team import Solo
+from pipeline.training import train, train_here, train_stage
+
+from conftest import TINY  # isort: skip
+
+
+def folder_for(job: Job, path: Path) -> RunFolder:
+    path.mkdir(parents=True)
+    folder = RunFolder(path)
+    folder.job_file.write_text(yaml.safe_dump(job.resolved))
+    return folder
+
+
+def result(folder: RunFolder) -> store.Checkpoint:
+    job = folder.load()
+    return store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
+
+
+def parameters(folder: RunFolder) -> torch.Tensor:
+    return torch.cat([p.flatten() for p in result(folder).parameters.values()])
+
+
+def test_two_workers_train_the_parameters_of_one(job_file: Path, tmp_path: Path) -> None:
+    # Adam: SOAP's eigenbases turn a last-bit difference of the gradient into percents within 100 steps.
+    found = []
+    for workers in (1, 2):
+        job = load_job(job_file, {"training.workers": workers, "training.steps": 100, "training.optimizer": "adam"})
+        folder = folder_for(job, tmp_path / str(workers))
+        train_here(folder, job)
+        found.append(parameters(folder))
+    assert not found[0].equal(torch.zeros_like(found[0]))
+    assert ((found[0] - found[1]).norm() / found[0].norm()).item() < 1e-5
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import torch
+from torch import distributed
+from pipeline import team
+from pipeline.job import RunFolder
+from pipeline.training import one_thread, train
+rank, size, kind = int(sys.argv[1]), int(sys.argv[2]), sys.argv[4]
+folder = RunFolder(Path(sys.argv[3]))
+distributed.init_process_group("gloo", init_method=f"file://{folder.path}/meeting", rank=rank, world_size=size)
+crew = getattr(team, kind)(torch.device("cpu"))
+with one_thread():
+    train(folder, folder.load(), shards=range(rank, rank + 1), of=size, team=crew, writes=rank == 0)
+distributed.destroy_process_group()
+"""
+
+
+def in_processes(folder: RunFolder, size: int, kind: str) -> None:
+    lines = [[sys.executable, "-c", WORKER, str(rank), str(size), str(folder.path), kind] for rank in range(size)]
+    workers = [subprocess.Popen(line, stderr=subprocess.PIPE, text=True) for line in lines]
+    for worker in workers:
+        _, shown = worker.communicate(timeout=100)
+        assert worker.returncode == 0, shown
+
+
+@pytest.mark.parametrize(("size", "kind"), [(3, "Together"), (2, "Overlapped")])
+def test_workers_in_processes_give_the_bits_and_losses_of_one_process(
+    size: int, kind: str, job_file: Path, tmp_path: Path
+) -> None:
+    job = load_job(job_file, {"training.workers": size, "training.batch": 96 if size == 3 else 64})
+    alone, together = folder_for(job, tmp_path / "alone"), folder_for(job, tmp_path / "together")
+    train_here(alone, job)
+    in_processes(together, size, kind)
+    assert parameters(together).equal(parameters(alone))
+    np.testing.assert_array_equal(result(together).losses, result(alone).losses)
+
+
+def test_workers_go_on_from_the_step_that_the_writer_sees(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = load_job(job_file)
+    folder = folder_for(job, tmp_path / "run")
+    train_here(folder, job)
+    seen = store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
+    stale = [store.Checkpoint(7, seen.steps, seen.parameters, {}, seen.losses[:7], 0.0)] * 2
+    monkeypatch.setattr(store, "load_checkpoint", lambda *a, **k: stale.pop() if stale else seen)
+
+    class Agreed(Solo):
+        def agree(self, step: int) -> int:
+            return seen.step
+
+    assert training._agreed_checkpoint(folder, job, Agreed()) is seen and not stale
+    monkeypatch.setattr(training, "SETTLE_SECONDS", -1.0)
+    stale += [store.Checkpoint(7, seen.steps, seen.parameters, {}, seen.losses[:7], 0.0)]
+    with pytest.raises(EngineError, match=r"stands at step 7 here and at step 40.*share"):
+        training._agreed_checkpoint(folder, job, Agreed())
+
+
+def test_a_loss_that_is_not_finite_is_the_same_for_every_worker_and_refused(job_file: Path, tmp_path: Path) -> None:
+    job = load_job(job_file)
+
+    class Broken(Solo):
+        def add(self, parameters: Any, loss: float) -> float:
+            return float("nan")
+
+    with pytest.raises(InputError, match=r"loss is nan at step 1: lower training\.optimizer\.learning_rate"):
+        train(folder_for(job, tmp_path / "run"), job, shards=range(1), of=1, team=Broken())
+
+
+def test_a_surrogate_is_taken_from_a_sibling_run_and_nowhere_else(job_file: Path, tmp_path: Path) -> None:
+    job = load_job(job_file)
+    first, second, third = (folder_for(job, tmp_path / "runs" / name) for name in ("a", "b", "c"))
+    train_stage(first, job)
+    train_stage(second, job)
+    assert "surrogate taken from 'a'" in second.log.read_text() and interruptions(second) == 0
+    for run in (first, second):
+        run.job_file.unlink()
+    train_stage(third, job)
+    assert "surrogate taken" not in third.log.read_text() and "train ended" in third.log.read_text()
+    assert parameters(third).equal(
+        torch.cat(
+            [
+                p.flatten()
+                for p in store.load_checkpoint(first.surrogate, training_hash=job.training_hash, job=TINY).parameters.values()
+            ]
+        )
+    )
+
+
+def test_a_sibling_that_cannot_be_read_is_passed_over(job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = load_job(job_file)
+    damaged, closed, mine = (folder_for(job, tmp_path / "runs" / name) for name in ("a", "b", "c"))
+    damaged.surrogate.write_bytes(b"noise")
+    closed.surrogate.write_bytes(b"")
+    (tmp_path / "runs" / "d").mkdir()
+    (tmp_path / "runs" / "d" / "surrogate.h5").mkdir()
+    read = Path.read_text
+
+    def guarded(path: Path, *arguments: Any, **options: Any) -> str:
+        if path == closed.job_file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", guarded)
+    train_stage(mine, job)
+    assert result(mine).step == 40
