@@ -38,7 +38,7 @@ from kernels.defect import defect
 from kernels.estimators.linearised import linearised
 from kernels.streams import Stream
 
-DIM, ROUNDING, WITHIN = 4, 1e-7, 0.25
+DIM, ROUNDING, WITHIN, OFF = 4, 1e-7, 0.25, 5e-3
 
 equation_of, manufactured_of = cache(lambda name: equation(name, DIM)), cache(lambda name: manufactured(equation_of(name)))
 
@@ -48,9 +48,21 @@ def drops_the_driver(method: Any) -> bool:
     return tuple(method.terms) == ("terminal",)
 
 
-# The telescoped form never looks at a residual: an exact surrogate leaves the time step's spread (test_telescoped.py).
-RESIDUAL_FORMS = [e for e in ESTIMATORS if e != "telescoped"]
-PAIRS = [(e, q) for e in RESIDUAL_FORMS for q in EQUATIONS if not drops_the_driver(small(e)) or linear(equation_of(q))]
+def reads_the_known_part(method: Any) -> bool:
+    """Whether draws change when a defect hides what it was formed from: such a form never looks at a residual.
+
+    An exact surrogate leaves it the spread of its time step (test_telescoped.py); the other law holds.
+    """
+    made = manufactured_of("viscous_burgers")
+    error = defect(made.problem, made.surrogate(lambda t, w: 0.1 * torch.sin(w), meets_terminal=True))
+    t, x = some_points(error, 2)
+    shown, hidden = (method.sample(e, t, x, method.terms[0], 2, Stream(1, 0)) for e in (error, replace(error, known=None)))
+    return not shown.equal(hidden)
+
+
+PLAIN = [(e, q) for e in ESTIMATORS for q in EQUATIONS if not drops_the_driver(small(e)) or linear(equation_of(q))]
+RESIDUAL_FORMS = [name for name in ESTIMATORS if not reads_the_known_part(small(name))]
+PAIRS = [(e, q) for e, q in PLAIN if e in RESIDUAL_FORMS]
 every_pair = pytest.mark.parametrize(("name", "problem_name"), PAIRS, ids=lambda p: p)
 
 
@@ -113,9 +125,9 @@ def nothing_left(method: Any, error: SemilinearPDE, size: float) -> bool:
 
 
 def error_recovered(method: Any, error: SemilinearPDE, v: Tensor) -> bool:
-    """2000 draws of every term and bias at 2 points; what is left is below a quarter of v."""
+    """4000 draws of every term at 2 points, of biases that are of second order in v; what is left is below a quarter of v."""
     t, x = some_points(error, 2)
-    return bool((estimate(method, error, t, x, 2000, 3).unbiased - v).norm() < WITHIN * v.norm())
+    return bool((estimate(method, error, t, x, 4000, 3, biases=False).value.mean - v).norm() < WITHIN * v.norm())
 
 
 def same_draws(method: Any, plain: Any, problem: SemilinearPDE) -> bool:
@@ -125,15 +137,15 @@ def same_draws(method: Any, plain: Any, problem: SemilinearPDE) -> bool:
 
 
 def in_error(made: Manufactured, method: Any, *, meets_terminal: bool) -> tuple[SemilinearPDE, Tensor]:
-    """The defect of a surrogate that is 2 % off in a way the method can see, and the error v at the points."""
+    """The defect of a surrogate that is half a per cent off in a way the method can see, and the error v at the points."""
     horizon = made.problem.horizon
 
     def off(t: Tensor, w: Tensor) -> Tensor:
         if drops_the_driver(method):
             # A constant alone has no residual under every law.
-            return torch.full_like(w, 0.02)
+            return torch.full_like(w, OFF)
         wave = torch.sin(w + 1.0 + t / horizon)
-        return 0.02 * (wave * (horizon - t) / horizon if meets_terminal else 1.0 + 0.5 * wave)
+        return OFF * (wave * (horizon - t) / horizon if meets_terminal else 1.0 + 0.5 * wave)
 
     surrogate = made.surrogate(off, meets_terminal=meets_terminal and not drops_the_driver(method))
     t, x = some_points(made.problem, 2)
@@ -190,7 +202,7 @@ def test_a_known_error_is_not_recovered_without_its_terminal_part_nor_by_an_esti
     assert not error_recovered(Nothing(method), error, v)
 
 
-@every_pair
+@pytest.mark.parametrize(("name", "problem_name"), PLAIN, ids=lambda p: p)
 def test_no_surrogate_gives_the_plain_method_draw_by_draw(name: str, problem_name: str) -> None:
     problem, method = equation_of(problem_name), small(name)
     assert same_draws(method, method, problem)
