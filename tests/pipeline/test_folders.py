@@ -43,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(place / "job.yaml", {**QUICK, **MINE})
     job = load_job(place / "job.yaml")
     pipeline.run(job, out=place / "run")
-    wave = store.Wave(np.zeros((1, 2), int), np.ones((1, 1), int), np.ones((1, 1, 16)), np.ones((1, 1, 16)), np.ones(1))
+    wave = store.Wave(np.zeros((1, 3), int), np.ones(1, int), np.ones((1, 16)), np.ones((1, 16)), np.ones(1), 1.0)
     named = {"job": RunFolder(place / "run").load().resolved, "correction_hash": job.correction_hash}
     shutil.rmtree(place / "run" / "chunks")
     store.save_wave(place / "run" / "chunks" / "scasml" / "wave-000000.h5", wave, owner="owner", named=named)
