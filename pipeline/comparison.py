@@ -136,8 +136,8 @@ class Slope:
 
 
 def slope(samples: Sequence[float], errors: Sequence[float]) -> Slope | None:
-    """The rate of an error in the number of samples; None for fewer than three points, which earn no interval."""
-    if len(samples) < 3:
+    """The rate of an error in the number of samples; None for fewer than three sizes, which earn no interval."""
+    if len(set(samples)) < 3:
         return None
     x, y = np.log(np.asarray(samples, dtype=float)), np.log(np.asarray(errors, dtype=float))
     x, y = x - x.mean(), y - y.mean()

@@ -72,8 +72,9 @@ class Job:
 
     @staticmethod
     def _complete(choice: dict[str, Any], room: str, where: str) -> dict[str, Any]:
-        given = {k: v for k, v in choice.items() if k not in ("name", "file")}
-        kept = {k: v for k, v in choice.items() if k in ("name", "file") and v is not None}
+        own = ("name", "file") if room == "surrogates" else ("name",)
+        given = {k: v for k, v in choice.items() if k not in own}
+        kept = {k: v for k, v in choice.items() if k in own and v is not None}
         if room == "estimators" and choice["name"] == AUTO:
             for key, value in given.items():
                 raise InputError(f"{where}.{key} = {shown(value)}: 'auto' takes no options; name an estimator to set its own")

@@ -182,14 +182,14 @@ def test_inspect_shows_results_job_and_whole_hashes(finished: Path, scasml: Call
     job = load_job(finished / "tiny.yaml")
     report = scasml("inspect", finished / "run" / "report.h5").out
     assert re.search(r"^scasml +\d\.\d\de-\d\d", report, flags=re.M) and "viscous_burgers in 6 dimensions" in report
-    assert f"correction hash: {job.correction_hash}" in report and "    sigma: 0.25" in report and "estimated higher order" in report
+    assert f"correction hash: {job.correction_hash}" in report and "    sigma: 0.25" in report and " bias " in report
     assert re.search(r"^u_scasml_se +16 +float64 +\S+ +\S+ +standard error of u_scasml", report, flags=re.M)
     surrogate = scasml("inspect", finished / "run" / "surrogate.h5").out
     assert f"training hash: {job.training_hash}" in surrogate and "step 5 of 5, loss" in surrogate
     assert re.search(r"parameters/ +844 +numbers in", surrogate)
     assert re.search(r"^x +16 x 6", scasml("inspect", finished / "run" / "points.h5").out, flags=re.M)
     wave = next((finished / "run" / "chunks" / "scasml").iterdir())
-    assert f"owner: {job.correction_hash}" in scasml("inspect", wave).out
+    assert f"correction hash: {job.correction_hash}" in scasml("inspect", wave).out
 
 
 def test_every_key_of_a_job_is_explained_and_the_explanation_is_a_job(tmp_path: Path, scasml: Callable[..., Any]) -> None:
