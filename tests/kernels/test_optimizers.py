@@ -1,19 +1,12 @@
 """Every optimizer goes downhill and refuses a learning rate that would not."""
 
-import importlib
-import pkgutil
-from typing import Any
+from __future__ import annotations
 
 import pytest
 import torch
+from oracles import factory, room
 
-import kernels.optimizers
-
-OPTIMIZERS = sorted(m.name for m in pkgutil.iter_modules(kernels.optimizers.__path__))
-
-
-def factory(name: str) -> Any:
-    return getattr(importlib.import_module(f"kernels.optimizers.{name}"), name)
+OPTIMIZERS = room("optimizers")
 
 
 def quadratic(weight: torch.Tensor) -> torch.Tensor:
@@ -25,7 +18,7 @@ def quadratic(weight: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_reduces_a_quadratic(name: str) -> None:
     weight = torch.nn.Parameter(torch.zeros(6, 4))
-    optimizer = factory(name)([weight], learning_rate=0.03)
+    optimizer = factory("optimizers", name)([weight], learning_rate=0.03)
     first = quadratic(weight).item()
     for _ in range(150):
         optimizer.zero_grad()
@@ -38,7 +31,7 @@ def test_an_optimizer_reduces_a_quadratic(name: str) -> None:
 def test_an_optimizer_leaves_a_minimum_alone(name: str) -> None:
     """No weight decay: at the minimum the gradient is 0 and nothing moves."""
     weight = torch.nn.Parameter(torch.ones(6, 4))
-    optimizer = factory(name)([weight], learning_rate=0.03)
+    optimizer = factory("optimizers", name)([weight], learning_rate=0.03)
     for _ in range(5):
         optimizer.zero_grad()
         quadratic(weight).backward()
@@ -50,9 +43,9 @@ def test_an_optimizer_leaves_a_minimum_alone(name: str) -> None:
 @pytest.mark.parametrize("rate", [0.0, -0.5])
 def test_a_learning_rate_that_is_not_positive_is_refused_by_value(name: str, rate: float) -> None:
     with pytest.raises(ValueError, match=f"learning_rate = {rate}"):
-        factory(name)([torch.nn.Parameter(torch.zeros(2, 2))], learning_rate=rate)
+        factory("optimizers", name)([torch.nn.Parameter(torch.zeros(2, 2))], learning_rate=rate)
 
 
 def test_soap_refuses_an_eigenbasis_that_is_never_updated() -> None:
     with pytest.raises(ValueError, match="every = 0"):
-        factory("soap")([torch.nn.Parameter(torch.zeros(2, 2))], every=0)
+        factory("optimizers", "soap")([torch.nn.Parameter(torch.zeros(2, 2))], every=0)
