@@ -52,19 +52,20 @@ def test_terms_and_biases_have_names_of_their_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-@pytest.mark.parametrize("problem_name", EQUATIONS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("problem_name", "dtype"), [*((q, torch.float32) for q in EQUATIONS), ("viscous_burgers", torch.float64)], ids=str
+)
 def test_at_the_horizon_the_terms_add_up_to_the_terminal_value_in_every_draw(
     name: str, problem_name: str, dtype: torch.dtype
 ) -> None:
     problem, method = equation(problem_name, 3), small(name)
     x = (problem.start + torch.tensor([[0.1, -0.2, 0.3], [0.4, 0.2, 0.1]])).to(dtype)
     t = torch.full((2,), problem.horizon, dtype=dtype)
-    draws = [method.sample(problem, t, x, term, 9, Stream(1, i)) for i, term in enumerate(method.terms)]
-    torch.testing.assert_close(sum(draws), problem.terminal(x)[:, None].expand(-1, 9), rtol=1e-6, atol=1e-7)
+    draws = [method.sample(problem, t, x, term, 5, Stream(1, i)) for i, term in enumerate(method.terms)]
+    torch.testing.assert_close(sum(draws), problem.terminal(x)[:, None].expand(-1, 5), rtol=1e-6, atol=1e-7)
     size = problem.terminal(x).abs().max().item()
     for bias in method.biases:
-        assert method.sample(problem, t, x, bias, 9, Stream(1, 9)).abs().max() <= 1e-6 * size
+        assert method.sample(problem, t, x, bias, 5, Stream(1, 9)).abs().max() <= 1e-6 * size
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

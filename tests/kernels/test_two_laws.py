@@ -120,19 +120,19 @@ def draws_of(method: Any, problem: SemilinearPDE, t: Tensor, x: Tensor, draws: i
 
 
 def nothing_left(method: Any, error: SemilinearPDE, size: float) -> bool:
-    t, x = some_points(error, 3)
-    return all(bool((draws.abs() < ROUNDING * size).all()) for draws in draws_of(method, error, t, x, 8))
+    t, x = some_points(error, 2)
+    return all(bool((draws.abs() < ROUNDING * size).all()) for draws in draws_of(method, error, t, x, 4))
 
 
 def error_recovered(method: Any, error: SemilinearPDE, v: Tensor) -> bool:
-    """4000 draws of every term at 2 points, of biases that are of second order in v; what is left is below a quarter of v."""
+    """2000 draws of every term at 2 points, of biases that are of second order in v; what is left is below a quarter of v."""
     t, x = some_points(error, 2)
-    return bool((estimate(method, error, t, x, 4000, 3, biases=False).value.mean - v).norm() < WITHIN * v.norm())
+    return bool((estimate(method, error, t, x, 2000, 3, biases=False).value.mean - v).norm() < WITHIN * v.norm())
 
 
 def same_draws(method: Any, plain: Any, problem: SemilinearPDE) -> bool:
-    t, x = (v.float() for v in some_points(problem, 3))
-    pairs = zip(draws_of(method, defect(problem, Zero()), t, x, 8), draws_of(plain, problem, t, x, 8), strict=True)
+    t, x = (v.float() for v in some_points(problem, 2))
+    pairs = zip(draws_of(method, defect(problem, Zero()), t, x, 4), draws_of(plain, problem, t, x, 4), strict=True)
     return all(torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item()) for ours, theirs in pairs)
 
 
