@@ -228,12 +228,11 @@ def test_a_killed_worker_of_ray_train_resumes_to_the_same_bits(
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.slow
 def test_what_a_training_worker_refuses_is_one_message_and_not_tried_again(
     cluster: subprocess.Popen[str], job_file: Path
 ) -> None:
     run = job_file.parent / "run"
-    write(job_file, {"training.workers": 2, "training.optimizer": {"name": "adam", "learning_rate": 1e30}})
+    write(job_file, {"training.workers": 2, "training.optimizer": {"name": "adam", "learning_rate": 1e18}})
     done = execute(job_file, run)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: training: the loss is") and "Traceback" not in done.stderr
@@ -241,7 +240,6 @@ def test_what_a_training_worker_refuses_is_one_message_and_not_tried_again(
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.slow
 def test_what_a_rank_refuses_under_ray_is_one_message(cluster: subprocess.Popen[str], undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "copy")
     job, run = tmp_path / "copy" / "tiny.yaml", tmp_path / "copy" / "run"
@@ -252,7 +250,6 @@ def test_what_a_rank_refuses_under_ray_is_one_message(cluster: subprocess.Popen[
     assert done.returncode == 2 and wave.name in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr, done.stderr
 
 
-@pytest.mark.slow
 def test_an_address_where_nothing_listens_is_refused_at_once(
     job_file: Path, monkeypatch: pytest.MonkeyPatch, scasml: Callable[..., Any]
 ) -> None:
@@ -264,7 +261,6 @@ def test_an_address_where_nothing_listens_is_refused_at_once(
 
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n"], ids=["nothing", "something else"])
-@pytest.mark.slow
 def test_an_address_where_no_ray_head_answers_is_refused(says: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dag, "PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -285,7 +281,6 @@ def test_an_address_where_no_ray_head_answers_is_refused(says: bytes, monkeypatc
         dag.probe(other)
 
 
-@pytest.mark.slow
 def test_a_name_for_which_there_is_no_cluster_is_refused(
     job_file: Path, monkeypatch: pytest.MonkeyPatch, scasml: Callable[..., Any]
 ) -> None:
@@ -305,7 +300,6 @@ def test_a_name_for_which_there_is_no_cluster_is_refused(
         ({"training.workers": 0}, [], "no node with a CPU"),
     ],
 )
-@pytest.mark.slow
 def test_what_a_cluster_could_never_run_is_refused(
     changes: dict[str, Any], nodes: list[float], expected: int | str, job_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
