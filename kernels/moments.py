@@ -8,7 +8,10 @@ from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
+
+MANY = 1e6
+"""Degrees of freedom from which Student's law is the normal one."""
 
 
 @dataclass(frozen=True)
@@ -71,35 +74,55 @@ def normal_quantile(confidence: float) -> float:
     return float(ndtri(0.5 + confidence / 2.0))
 
 
-def simultaneous_quantile(confidence: float, intervals: int) -> float:
-    """Half-width in standard errors at which ``intervals`` independent intervals hold together (Sidak 1967).
+def welch(parts: Iterable[tuple[NDArray[np.float64], NDArray[np.float64] | float]]) -> NDArray[np.float64]:
+    """Degrees of freedom of a sum of independent means (Welch 1947, Satterthwaite 1946), inf where nothing varies.
 
-    >>> round(simultaneous_quantile(0.95, 1), 6), round(simultaneous_quantile(0.95, 1000), 3)
-    (1.959964, 4.05)
+    ``parts`` are squared standard errors with the degrees of freedom of each, of shapes that broadcast.
+
+    >>> welch([(np.array([1.0, 0.0]), 15.0), (np.array([1.0, 0.0]), 15.0)]).tolist()
+    [30.0, inf]
     """
-    return normal_quantile(confidence ** (1.0 / intervals))
+    total, spread = np.zeros(()), np.zeros(())
+    for square, freedom in parts:
+        total, spread = total + square, spread + np.square(square) / freedom
+    return np.divide(np.square(total), spread, out=np.full(np.shape(total), np.inf), where=spread > 0.0)
+
+
+def student_quantile(confidence: float, freedom: NDArray[np.float64] | float, intervals: int = 1) -> NDArray[np.float64]:
+    """Half-width in standard errors of two-sided intervals by means with ``freedom`` degrees of freedom.
+
+    At ``confidence`` for one interval alone, or for ``intervals`` independent ones together (Sidak 1967).
+
+    >>> student_quantile(0.95, np.array([15.0, np.inf])).round(4).tolist()
+    [2.1314, 1.96]
+    >>> student_quantile(0.95, np.inf, 1000).round(2).tolist()
+    4.05
+    """
+    tail = -0.5 * np.expm1(np.log(confidence) / intervals)
+    many = np.minimum(freedom, MANY)
+    return np.where(np.asarray(freedom) >= MANY, -ndtri(tail), -stdtrit(many, tail))
 
 
 def shrink(estimate: NDArray[np.float64], error: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Empirical-Bayes means of noisy estimates and their standard errors (Efron and Morris 1973, variances pooled).
+    """Empirical-Bayes means of noisy estimates and their standard errors (Efron and Morris 1973).
 
-    Each estimate moves towards the mean of all by the share of their spread that their own noise
-    explains, and the mean itself towards 0 by the share of its square that its noise does. What
-    stays unknown, the noise of the mean and the kept part of each estimate's own, is the error:
-    estimates that are all noise come out near 0 with the error of their mean.
+    In units of its own error, each estimate moves towards the mean of all by the share of their
+    spread that noise explains. What stays unknown is the noise of the mean and of the kept part;
+    the share counts there with two of its own standard deviations more, for a true spread that the
+    noise hides is not seen to be 0. One estimate alone is kept as it is; so is one without noise.
     """
-    noise, count = float(np.mean(np.square(error))), estimate.size
-    centre = float(estimate.mean())
-    centre_kept = centre * _kept(centre**2, noise / count)
+    noisy = error > 0.0
+    count = int(noisy.sum())
     if count < 2:
-        return np.full_like(estimate, centre_kept), np.full_like(estimate, np.sqrt(noise))
-    kept = _kept(float(np.var(estimate, ddof=1)), noise)
-    unknown = np.sqrt(noise / count + kept * noise * (1.0 - 1.0 / count))
-    return centre_kept + kept * (estimate - centre), np.full_like(estimate, unknown)
-
-
-def _kept(square: float, noise: float) -> float:
-    return max(0.0, 1.0 - noise / square) if square > 0.0 else 0.0
+        return estimate.copy(), error.copy()
+    ratio = estimate[noisy] / error[noisy]
+    centre, square = ratio.mean(), float(np.var(ratio, ddof=1))
+    kept = max(0.0, 1.0 - 1.0 / square) if square > 0.0 else 0.0
+    hidden = min(1.0, kept + 2.0 * np.sqrt(2.0 / (count - 1)))
+    value, unknown = estimate.copy(), error.copy()
+    value[noisy] = error[noisy] * (centre + kept * (ratio - centre))
+    unknown[noisy] *= np.sqrt(1.0 / count + hidden * (1.0 - 1.0 / count))
+    return value, unknown
 
 
 def rms_interval(mean: NDArray[np.float64], error: NDArray[np.float64], confidence: float) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels.bounds import Bound, reading
 from kernels.contracts import SemilinearPDE, Surrogate
-from kernels.moments import noise_interval, normal_quantile, rms_interval, shrink, simultaneous_quantile
+from kernels.moments import noise_interval, rms_interval, shrink, student_quantile, welch
 from pipeline import store
 from pipeline.correction import base_values, baseline_methods, companions, scasml_method
 from pipeline.errors import InputError
@@ -34,6 +34,8 @@ class MethodReport:
     bias: Array | None
     spread: Array | None
     """Standard error of value - bias: that of the value and what is unknown of the bias."""
+    freedom: Array | None
+    """Degrees of freedom of ``spread``."""
     flop: float | None
     paths: int | None
     seconds: float
@@ -44,11 +46,16 @@ class MethodReport:
     trace: tuple[tuple[float, float], ...]
     """(FLOP, relative L2 error) after each round of draws; empty without a reference."""
 
-    def half_width(self, quantile: float) -> Array | None:
-        """Half of an interval: so many standard errors, widened by the estimated bias; None where there is no error bar."""
-        if self.spread is None or self.bias is None:
+    @property
+    def shift(self) -> Array:
+        """The estimated bias; 0 where none is estimated."""
+        return np.zeros_like(self.value) if self.bias is None else self.bias
+
+    def half_width(self, confidence: float, intervals: int = 1) -> Array | None:
+        """Half of an interval, of so many that are to hold together, widened by the estimated bias; None without error bar."""
+        if self.spread is None or self.freedom is None:
             return None
-        return quantile * self.spread + np.abs(self.bias)
+        return student_quantile(confidence, self.freedom, intervals) * self.spread + np.abs(self.shift)
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class GradientReport:
     surrogate: Array
     value: Array
     se: Array
+    freedom: Array
+    """Degrees of freedom of ``se``."""
     bias: Array
     reference: Array | None
 
@@ -134,17 +143,17 @@ class Report:
         out: dict[str, float | None] = dict.fromkeys(FIGURES)
         if scale is None:
             return out
-        assert corrected.spread is not None and corrected.bias is not None
+        assert corrected.spread is not None
         if method.se is not None:
             relative = _rms(method.se) / scale
             out |= {"rel_se": relative, "merit": relative**2 * method.seconds}
         if method.bias is not None:
             out["bias_estimate"] = _rms(method.bias) / scale
         if name == "scasml":
-            low, middle, high = noise_interval(corrected.bias, corrected.spread, self.confidence)
+            low, middle, high = noise_interval(corrected.shift, corrected.spread, self.confidence)
         else:
             low, middle, high = rms_interval(method.value - corrected.value, corrected.spread, self.confidence)
-            slack = _rms(corrected.bias)
+            slack = _rms(corrected.shift)
             low, high = max(0.0, low - slack), high + slack
         out |= {"rel_l2_low": low / scale, "rel_l2_estimate": middle / scale, "rel_l2_high": high / scale}
         if self.reference is not None:
@@ -152,20 +161,18 @@ class Report:
             out["rel_l2"] = _rms(error) / scale
             out["linf"] = float(np.abs(error).max())
             out["l1"] = float(np.abs(error).mean())
-            half = method.half_width(normal_quantile(self.confidence))
+            half = method.half_width(self.confidence)
             if half is not None:
-                slack = normal_quantile(self.confidence) * self.reference_error
+                slack = float(student_quantile(self.confidence, np.inf)) * self.reference_error
                 out["coverage"] = float(np.mean(np.abs(error) <= half + slack))
         return out
 
     def intervals(self) -> dict[str, tuple[Array, Array]]:
-        """Pointwise and simultaneous intervals of the corrected value, widened by its estimated bias."""
+        """Pointwise and simultaneous intervals of the corrected value; NaN for those that the job does not ask for."""
         scasml, out = self.methods["scasml"], {}
-        for kind, quantile in (
-            ("ci", normal_quantile(self.confidence)),
-            ("simultaneous", simultaneous_quantile(self.confidence, len(self.t))),
-        ):
-            half = scasml.half_width(quantile)
+        together = len(self.t) if self.job["report"]["simultaneous"] else None
+        for kind, intervals in (("ci", 1), ("simultaneous", together)):
+            half = np.full_like(self.t, np.nan) if intervals is None else scasml.half_width(self.confidence, intervals)
             assert half is not None
             out[kind] = scasml.value - half, scasml.value + half
         return out
@@ -191,7 +198,7 @@ class Report:
         if found is None:
             return None
         truth = found.reference
-        half = normal_quantile(self.confidence) * found.se + np.abs(found.bias)
+        half = student_quantile(self.confidence, found.freedom) * found.se + np.abs(found.bias)
         return {
             "rel_se": _relative(found.se, found.value),
             "bias_estimate": _relative(found.bias, found.value),
@@ -281,10 +288,13 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
 
     def report(method: Method, outcome: Outcome, offset: Array, detail: str) -> MethodReport:
         value, se = outcome.tally.table(outcome.counts)
-        bias, unknown = np.zeros_like(value), np.zeros_like(value)
-        for number in range(method.prices.summed, len(method.terms)):
-            found, noise = shrink(*outcome.tally.term_table(outcome.counts, number))
-            bias, unknown = bias + found, unknown + np.square(noise)
+        bias, parts = None, []
+        for number in range(len(method.terms)):
+            mean, error = outcome.tally.term_table(outcome.counts, number)
+            if number >= method.prices.summed:
+                found, error = shrink(mean, error)
+                bias = found if bias is None else bias + found
+            parts.append((np.square(error), outcome.tally.freedom(outcome.counts, number)))
         trace = []
         if reference is not None:
             scale = _rms(reference) or 1.0
@@ -294,7 +304,8 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
             value=offset + value,
             se=se,
             bias=bias,
-            spread=np.sqrt(np.square(se) + unknown),
+            spread=np.sqrt(sum(square for square, _ in parts)),
+            freedom=welch(parts),
             flop=method.flop(outcome.counts),
             paths=method.paths(outcome.counts),
             seconds=outcome.tally.core_seconds(outcome.counts),
@@ -304,7 +315,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         )
 
     trained = checkpoint.seconds
-    methods = {"surrogate": MethodReport(base, None, None, None, None, None, trained, trained, "surrogate alone", ())}
+    methods = {"surrogate": MethodReport(base, None, None, None, None, None, None, trained, trained, "surrogate alone", ())}
     budget = method.flop(outcome.counts)
     for baseline in baseline_methods(job, plan, len(t), budget):
         own = Tally.read(folder, baseline)
@@ -365,10 +376,15 @@ def _gradient(job: Job, surrogate: Surrogate, method: Method, outcome: Outcome, 
     with torch.no_grad():
         base = surrogate.value_and_gradient(t, x)[1].double().numpy()
     value, se = outcome.tally.table(outcome.counts)
-    bias = sum(outcome.tally.term_table(outcome.counts, n)[0] for n in range(method.prices.summed, len(method.terms)))
+    tables = [outcome.tally.term_table(outcome.counts, n) for n in range(len(method.terms))]
+    bias = sum(mean for mean, _ in tables[method.prices.summed :])
+    freedom = welch(
+        (np.square(error), outcome.tally.freedom(outcome.counts, n)[:, None])
+        for n, (_, error) in enumerate(tables[: method.prices.summed])
+    )
     solution = job.problem.solution
     truth = None if solution is None or solution.gradient is None else solution.gradient(t, x).double().numpy()
-    return GradientReport(base, base + value, se, np.asarray(bias), truth)
+    return GradientReport(base, base + value, se, freedom, np.asarray(bias), truth)
 
 
 def _draws(method: Method, outcome: Outcome) -> Array:

@@ -29,7 +29,7 @@ LONG_NAMES = {
     "u_scasml_bias": "estimated bias of u_scasml (estimate minus truth), from simulation alone",
     "ci_low": "lower end of the confidence interval, widened by the estimated bias",
     "ci_high": "upper end of the confidence interval, widened by the estimated bias",
-    "simultaneous_low": "lower end of the interval that holds at all points together",
+    "simultaneous_low": "lower end of the interval that holds at all points together; NaN where not asked for",
     "simultaneous_high": "upper end of the interval that holds at all points together",
     "u_lower": "lower bound of u, whatever the surrogate; NaN where the driver's curvature is unknown",
     "u_lower_safe": "lower end of the confidence interval of u_lower",
@@ -88,9 +88,7 @@ def variables(report: Report) -> dict[str, Array]:
         out[f"u_{name}"] = nothing if method is None else method.value
         if name != "surrogate":
             out[f"u_{name}_se"] = nothing if method is None or method.se is None else method.se
-    bias = report.methods["scasml"].bias
-    assert bias is not None
-    out["u_scasml_bias"] = bias
+    out["u_scasml_bias"] = report.methods["scasml"].shift
     for kind, (low, high) in report.intervals().items():
         out[f"{kind}_low"], out[f"{kind}_high"] = low, high
     for side in ("lower", "upper"):

@@ -187,6 +187,12 @@ class Tally:
         folds = [self.fold(b, term, c[term]) for b, c in enumerate(counts)]
         return np.concatenate([f.mean for f in folds]), np.concatenate([f.standard_error for f in folds])
 
+    def freedom(self, counts: Counts, term: int) -> Array:
+        """Degrees of freedom of one term's standard error at every point, (points,)."""
+        layout = self.method.layout
+        each = [self.fold(b, term, c[term]).count - 1.0 for b, c in enumerate(counts)]
+        return np.repeat(each, [layout.size(b) for b in range(layout.blocks)])
+
     def core_seconds(self, counts: Counts) -> float:
         """Rank-seconds spent in these chunks."""
         return sum(self.seconds[b, t, i] for b, c in enumerate(counts) for t, n in enumerate(c) for i in range(n))

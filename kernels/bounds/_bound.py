@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.contracts import Draws, Positions, SemilinearPDE, Times
-from kernels.moments import Moments, normal_quantile
+from kernels.moments import Moments, student_quantile
 from kernels.streams import Stream
 
 Side = Literal["lower", "upper"]
@@ -75,9 +75,10 @@ def reading(bound: Bound, problem: SemilinearPDE, moments: Moments, confidence: 
     standard error is never put through its slope.
     """
     mean, error = moments.mean, moments.standard_error
+    reach = student_quantile(confidence, moments.count - 1.0) * error
     with np.errstate(invalid="ignore", divide="ignore"):
         value = bound.read(problem, mean)
-        ends = [bound.read(problem, mean + sign * normal_quantile(confidence) * error) for sign in (1.0, -1.0)]
+        ends = [bound.read(problem, mean + sign * reach) for sign in (1.0, -1.0)]
         jensen = 0.5 * (bound.read(problem, mean + error) + bound.read(problem, mean - error)) - value
     # An interval that reaches a place where ``read`` has no value has no end on that side, which is the inner one.
     safe = np.fmax(*ends) if bound.side(problem) == "upper" else np.fmin(*ends)

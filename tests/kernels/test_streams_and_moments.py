@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.moments import Moments, normal_quantile, shrink
+from kernels.moments import Moments, normal_quantile
 from kernels.streams import Purpose, Stream
 
 
@@ -121,15 +121,6 @@ def test_intervals_of_the_mean_cover_as_stated() -> None:
     covered = np.mean(np.abs(moments.mean) <= z * moments.standard_error)
     assert abs(covered - 0.95) < 0.0195
     assert abs(np.mean(np.abs(moments.mean) <= 0.9 * z * moments.standard_error) - 0.95) > 0.0195
-
-
-def test_shrinking_pools_pure_noise() -> None:
-    values = np.array([1.0, 2.0, 4.0])
-    assert (shrink(values, np.full(3, 100.0))[0] == 0.0).all()
-    rng = np.random.default_rng(2)
-    truth = 0.1 * rng.standard_normal(1000)
-    noisy = truth + rng.standard_normal(1000)
-    assert np.mean((shrink(noisy, np.ones(1000))[0] - truth) ** 2) < 0.05 * np.mean((noisy - truth) ** 2)
 
 
 def test_a_confidence_outside_its_range_is_refused() -> None:

@@ -55,6 +55,7 @@ def test_the_summary_has_the_fixed_keys_and_null_where_a_figure_does_not_apply(f
         assert keys <= set(method), name
         assert all(v is None or (not isinstance(v, float)) or math.isfinite(v) for v in method.values())
     assert summary["methods"]["surrogate"]["rel_se"] is None and summary["methods"]["surrogate"]["bias_estimate"] is None
+    assert summary["methods"]["linear"]["bias_estimate"] is None and summary["methods"]["mlp"]["bias_estimate"] is None
     assert summary["tolerance_met"] is None and summary["resumed"] == 0
     scasml, surrogate = summary["methods"]["scasml"], summary["methods"]["surrogate"]
     assert scasml["rel_l2"] < 0.5 * surrogate["rel_l2"]
@@ -213,3 +214,13 @@ def test_check_inspect_and_problems_inform_and_write_nothing(finished: Path, sca
     assert shown.status == 0 and all(name in shown.out for name in ("lqg", "allen_cahn", "viscous_burgers"))
     assert scasml("inspect", finished / "tiny.yaml").status == 2
     assert sorted(finished.rglob("*")) == before
+
+
+def test_simultaneous_intervals_are_there_where_asked_for(finished: Path, tmp_path: Path) -> None:
+    job, run = copy(finished, tmp_path)
+    with h5py.File(run / "report.h5") as file:
+        assert (file["simultaneous_high"][:] > file["ci_high"][:]).all()
+    done = execute(job, run, "--inline", "--set", "report.simultaneous=false")
+    assert done.returncode == 0, done.stderr
+    with h5py.File(run / "report.h5") as file:
+        assert np.isnan(file["simultaneous_high"][:]).all() and np.isfinite(file["ci_high"][:]).all()
