@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels.bounds import Bound, reading
 from kernels.contracts import SemilinearPDE, Surrogate
-from kernels.moments import noise_interval, rms_interval, shrink, student_quantile, welch
+from kernels.intervals import Estimated, noise_interval, rms_interval, student_quantile, summed, welch
 from pipeline import store
 from pipeline.correction import base_values, baseline_methods, companions, scasml_method
 from pipeline.errors import InputError
@@ -26,16 +26,9 @@ FIGURES = ("rel_l2", "linf", "l1", "rel_se", "coverage", "bias_estimate", "rel_l
 
 
 @dataclass(frozen=True)
-class MethodReport:
-    """One method at every point, and what it spent. ``se``, ``bias`` and ``spread`` are per point."""
+class MethodReport(Estimated):
+    """One method at every point, and what it spent."""
 
-    value: Array
-    se: Array | None
-    bias: Array | None
-    spread: Array | None
-    """Standard error of value - bias: that of the value and what is unknown of the bias."""
-    freedom: Array | None
-    """Degrees of freedom of ``spread``."""
     flop: float | None
     paths: int | None
     seconds: float
@@ -45,17 +38,6 @@ class MethodReport:
     detail: str
     trace: tuple[tuple[float, float], ...]
     """(FLOP, relative L2 error) after each round of draws; empty without a reference."""
-
-    @property
-    def shift(self) -> Array:
-        """The estimated bias; 0 where none is estimated."""
-        return np.zeros_like(self.value) if self.bias is None else self.bias
-
-    def half_width(self, confidence: float, intervals: int = 1) -> Array | None:
-        """Half of an interval, of so many that are to hold together, widened by the estimated bias; None without error bar."""
-        if self.spread is None or self.freedom is None:
-            return None
-        return student_quantile(confidence, self.freedom, intervals) * self.spread + np.abs(self.shift)
 
 
 @dataclass(frozen=True)
@@ -287,25 +269,17 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
     walls = tally.wall
 
     def report(method: Method, outcome: Outcome, offset: Array, detail: str) -> MethodReport:
-        value, se = outcome.tally.table(outcome.counts)
-        bias, parts = None, []
-        for number in range(len(method.terms)):
-            mean, error = outcome.tally.term_table(outcome.counts, number)
-            if number >= method.prices.summed:
-                found, error = shrink(mean, error)
-                bias = found if bias is None else bias + found
-            parts.append((np.square(error), outcome.tally.freedom(outcome.counts, number)))
+        tally, counts = outcome.tally, outcome.counts
+        found = summed(
+            [(*tally.term_table(counts, n), tally.freedom(counts, n)) for n in range(len(method.terms))], method.prices.summed
+        )
         trace = []
         if reference is not None:
             scale = _rms(reference) or 1.0
             stages = [offset + outcome.tally.table(stage)[0] for stage in outcome.stages]
             trace = [(method.flop(s), _rms(f - reference) / scale) for s, f in zip(outcome.stages, stages, strict=True)]
         return MethodReport(
-            value=offset + value,
-            se=se,
-            bias=bias,
-            spread=np.sqrt(sum(square for square, _ in parts)),
-            freedom=welch(parts),
+            **{**vars(found), "value": offset + found.value},
             flop=method.flop(outcome.counts),
             paths=method.paths(outcome.counts),
             seconds=outcome.tally.core_seconds(outcome.counts),

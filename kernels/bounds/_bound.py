@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.contracts import Draws, Positions, SemilinearPDE, Times
-from kernels.moments import Moments, student_quantile
+from kernels.intervals import student_quantile
+from kernels.moments import Moments
 from kernels.streams import Stream
 
 Side = Literal["lower", "upper"]

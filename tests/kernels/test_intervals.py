@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels.moments import Moments, noise_interval, normal_quantile, rms_interval, shrink, student_quantile, welch
+from kernels.intervals import noise_interval, normal_quantile, rms_interval, shrink, student_quantile, welch
+from kernels.moments import Moments
 
 RUNS = 2000
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.moments import Moments, normal_quantile
+from kernels.intervals import normal_quantile
+from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
 
 
