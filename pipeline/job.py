@@ -40,6 +40,9 @@ CHOICES = {
 
 LARGEST_SWEEP = 10_000
 
+LARGEST_OPTIONS = {"levels": 10, "nodes": 200}
+"""Options of an estimator beyond which no machine would come to an end, whatever the others are."""
+
 PROBES = 8
 """Random directions of the Laplacian that planning counts with where a pilot is to choose them."""
 
@@ -288,7 +291,14 @@ def job_from(data: dict[str, Any], folder: Path, swept: Mapping[str, Any] | None
 def _check(job: Job) -> None:
     """Rules over several keys, and those that need the parts built."""
     training, points = job.model.training, job.model.correction.points
-    for required in (job.resolved, job.problem, job.estimator()):
+    for option, largest in LARGEST_OPTIONS.items():
+        value = job.resolved["correction"]["estimator"].get(option, 0)
+        if value > largest:
+            raise InputError(
+                f"correction.estimator.{option} = {shown(value)}: should be at most {largest}: the work grows so fast with it that "
+                "no more could ever run; lower it"
+            )
+    for required in (job.problem, job.estimator()):
         assert required is not None
     block = SAMPLE_BLOCK * max(1, training.workers)
     if training.batch % block:

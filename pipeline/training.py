@@ -252,7 +252,8 @@ def memory_needed(job: Job) -> float:
     held = sum(4.0 * 6.0 * p.numel() for p in surrogate.parameters())
     held += sum(2.0 * b.numel() * b.element_size() for b in surrogate.buffers())
     probes = job.probes or 1
-    rows = POINTS_PER_BLOCK * max(job.estimator().rows(term, MIN_DRAWS) for term in job.estimator().terms)
+    estimator = job.estimator()
+    rows = POINTS_PER_BLOCK * max(estimator.rows(term, MIN_DRAWS) for term in (*estimator.terms, *estimator.biases))
     chunk = 4.0 * rows * job.problem.dim * (16.0 + probes)
     return held + _working_memory(job, surrogate) + chunk + 8.0 * count(job) * (2.0 * job.problem.dim + 40.0)
 
