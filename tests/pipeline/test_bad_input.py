@@ -67,6 +67,7 @@ BY_KEY: list[tuple[dict[str, Any], list[str]]] = [
     ({"correction.laplacian": 0}, ["correction.laplacian = 0: should be exact, auto, or a whole number"]),
     ({"correction.laplacian": "exactly"}, ["correction.laplacian = 'exactly'", "did you mean 'exact'?"]),
     ({"correction.pairs": "antithetical"}, ["correction.pairs = 'antithetical': should be one of", "did you mean 'antithetic'?"]),
+    ({"correction.pairs": "quasi", "problem.dim": 30_000}, ["correction.pairs = 'quasi'", "problem.dim = 30000", "antithetic"]),
     ({"correction.gradient": "yes please"}, ["correction.gradient = 'yes please': should be true or false"]),
     ({"correction.bounds": 1}, ["correction.bounds = 1: should be true or false"]),
     ({"correction.estimator": "auti"}, ["correction.estimator = 'auti'", "Did you mean 'auto'?"]),
