@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from pipeline import store
 from pipeline.errors import InputError
 from pipeline.figures import COLOURS, LABELS, axes, png
+from pipeline.files import commit
 
 PUBLISHED_NAMES = {
     "LCD": "linear_convection_diffusion",
@@ -225,5 +225,5 @@ def save(folder: Path, summaries: Sequence[Summary], found: Sequence[Pair]) -> l
     if fitted:
         written["rates.png"] = png(rate_figure(fitted))
     for name, content in written.items():
-        store.commit(folder / name, content)
+        commit(folder / name, content)
     return [folder / name for name in written]

@@ -60,10 +60,6 @@ class Choice(BaseModel):
     name: Annotated[str, Rule("a name that `scasml catalogue` lists", "mlp")]
     """Its name in the catalogue; `scasml catalogue` lists names and options."""
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
 
 def _as_choice(value: Any, info: ValidationInfo) -> Any:
     """A bare name is a choice without options; options without a name, or nothing at all, belong to the default."""

@@ -17,6 +17,7 @@ from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
+from pipeline.files import commit
 from pipeline.folders import is_run
 from pipeline.job import SAMPLE_BLOCK, Job, RunFolder
 from pipeline.points import count
@@ -197,7 +198,7 @@ def train_stage(folder: RunFolder, job: Job, engine: Callable[[RunFolder, Job], 
         if owner == job.training_hash and finished:
             return
     elif (sibling := _sibling(folder, job)) is not None:
-        store.commit(folder.surrogate, sibling.surrogate.read_bytes())
+        commit(folder.surrogate, sibling.surrogate.read_bytes())
         log(folder.log, f"surrogate taken from '{sibling.path.name}', trained for the same problem and options")
         return
     with stage(folder, "train"):

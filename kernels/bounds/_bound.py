@@ -64,8 +64,6 @@ class Reading:
     """``read`` of the mean."""
     safe: Values
     """Its end of the confidence interval on the far side of the solution."""
-    jensen: Values
-    """E value - bound, to second order in the standard error: where ``read`` is curved, it leans towards the solution."""
 
 
 def reading(bound: Bound, problem: SemilinearPDE, moments: Moments, confidence: float) -> Reading:
@@ -78,7 +76,6 @@ def reading(bound: Bound, problem: SemilinearPDE, moments: Moments, confidence: 
     with np.errstate(invalid="ignore", divide="ignore"):
         value = bound.read(problem, mean)
         ends = [bound.read(problem, mean + sign * normal_quantile(confidence) * error) for sign in (1.0, -1.0)]
-        jensen = 0.5 * (bound.read(problem, mean + error) + bound.read(problem, mean - error)) - value
     # An interval that reaches a place where ``read`` has no value has no end on that side, which is the inner one.
     safe = np.fmax(*ends) if bound.side(problem) == "upper" else np.fmin(*ends)
-    return Reading(value, safe, jensen)
+    return Reading(value, safe)

@@ -344,8 +344,6 @@ def test_the_safe_end_of_a_curved_bound_holds_as_often_as_it_says() -> None:
     read = reading(bound, problem, Moments.of(draws), 0.95)
     assert np.mean(read.safe <= truth) == pytest.approx(0.975, abs=0.031)
     assert np.mean(read.safe + 2.0 * np.std(read.value) <= truth) < 0.9
-    assert read.jensen.mean() == pytest.approx((read.value - truth).mean(), abs=4.0 * np.std(read.value) / 20.0)
-    assert (read.jensen > 0.0).all()
 
 
 def test_an_interval_that_reaches_0_under_the_logarithm_still_has_its_safe_end() -> None:
@@ -354,7 +352,6 @@ def test_an_interval_that_reaches_0_under_the_logarithm_still_has_its_safe_end()
     assert read.safe.tolist() == [pytest.approx(-np.log(moments.mean[0] + 1.959964 * moments.standard_error[0]))]
     mirrored = reading(hopf_cole(), CONVEX_QUADRATIC, moments, 0.95)
     assert mirrored.safe.tolist() == [-read.safe[0]]
-    assert read.jensen[0] > 1.0
 
 
 @pytest.mark.parametrize("bound", [policy(), hopf_cole(), pathwise(), entropic(gamma=1.0)], ids=lambda b: type(b).__name__)

@@ -274,7 +274,9 @@ def test_the_catalogue_lists_every_name_with_its_options_and_their_meaning(scasm
     assert "dim: a whole number from 2 (not 1: the seeded quadratic form couples" in " ".join(problems.split())
     assert "truth: closed form" in problems
     words = " ".join(problems.split())
-    assert "truth: u(0, (50, ..., 50)) alone, 14.68713 +- 0.00036 for dim 100 (Monte Carlo, one standard error); no other" in words
+    assert (
+        "truth: u(0, (50, ..., 50)) alone, 14.68713 +- 0.00036 for dim 100 (Monte Carlo, one standard error); no other" in words
+    )
     assert "66.858 +- 0.012 for dim 20" in words and "21.299 +- 0.213 for dim 100 (published" in words
     assert "none known" not in words
     assert scasml("catalogue", "optimizers").out == scasml("catalogue", "training.optimizer").out
