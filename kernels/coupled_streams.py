@@ -18,6 +18,9 @@ Bits = NDArray[np.uint32]
 MAX_SIZE = 2**16
 """Points of the largest net: above it the 23 digits of a float32 leave too few for the scrambling."""
 
+MAX_DIM: int = qmc.Sobol.MAXDIM
+"""Coordinates of the largest net: those that Joe and Kuo give direction numbers for."""
+
 SHIFT = 9
 """Of 32 binary digits the upper 23 are kept, so that a float32 between 0 and 1 is exact and neither."""
 
@@ -129,5 +132,7 @@ def _kept(digits: Bits) -> Tensor:
 @cache
 def sobol(dim: int, size: int) -> Bits:
     """The first ``size`` points of the Sobol' sequence (Joe and Kuo 2008), 32 binary digits each: (size, dim)."""
+    if dim > MAX_DIM:
+        raise ValueError(f"dim = {dim}: a Sobol' net has at most {MAX_DIM} coordinates: couple antithetic pairs, or none")
     points = qmc.Sobol(dim, scramble=False).random_base2(size.bit_length() - 1)
     return (points * 2.0**32).astype(np.uint32)

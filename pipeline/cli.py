@@ -229,9 +229,11 @@ def compare(
     console.print(table(found, console.width))
     summaries = [summary for _, summary in found]
     paired = comparison.pairs(summaries, comparison.published(published)) if published is not None else []
-    for method, (_, _, fitted) in comparison.rates(summaries).items():
-        if fitted is not None:
-            console.print(f"{method}: relative L2 falls as (training samples + paths)^({fitted})", markup=False)
+    for equation, methods in comparison.rates(summaries).items():
+        for method, rate in methods.items():
+            if rate.slope is not None:
+                text = f"{equation}, {method}: relative L2 falls as (training samples + paths)^({rate.slope})"
+                console.print(text, markup=False, soft_wrap=True)
     for pair in paired:
         ratio = pair.ratio("rel_l2")
         console.print(f"{pair.label}: published error over ours {'-' if ratio is None else f'{ratio:.1f}'}", markup=False)

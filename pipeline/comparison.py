@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from pipeline import store
 from pipeline.errors import InputError
 from pipeline.figures import COLOURS, LABELS, axes, png
+from pipeline.files import commit
 
 PUBLISHED_NAMES = {
     "LCD": "linear_convection_diffusion",
@@ -147,36 +148,58 @@ def slope(samples: Sequence[float], errors: Sequence[float]) -> Slope | None:
 
 
 def total_samples(summary: Summary, method: str) -> float | None:
-    """Training samples plus paths of a method that uses the surrogate, paths alone of one that does not."""
+    """Training samples plus paths of a method that uses the surrogate, paths alone of one that does not.
+
+    A surrogate that is fitted or given takes no training samples.
+    """
     training, found = summary["job"]["training"], summary["methods"].get(method)
     if found is None:
         return None
-    trained = float(training["steps"] * training["batch"]) if method in ("surrogate", "scasml") else 0.0
-    return trained + float(found["paths"] or 0)
+    trains = training and method in ("surrogate", "scasml")
+    return float(training["steps"] * training["batch"] if trains else 0) + float(found["paths"] or 0)
 
 
-def rates(summaries: Sequence[Summary]) -> dict[str, tuple[list[float], list[float], Slope | None]]:
-    """method -> (total samples, relative L2 errors, slope) over the runs."""
-    out = {}
-    for method in ("surrogate", "linear", "mlp", "scasml"):
-        points = [
-            (samples, s["methods"][method]["rel_l2"])
-            for s in summaries
-            if (samples := total_samples(s, method)) and s["methods"][method]["rel_l2"]
-        ]
-        if points:
-            points.sort()
-            many, errors = [p[0] for p in points], [p[1] for p in points]
-            out[method] = many, errors, slope(many, errors)
+@dataclass(frozen=True)
+class Rate:
+    """Relative L2 errors of one method over its total samples, in runs of one equation; ``slope`` where they earn one."""
+
+    samples: list[float]
+    errors: list[float]
+    slope: Slope | None
+
+
+def equation(summary: Summary) -> str:
+    """The problem of a run with all of its options: what runs must share for a rate to mean anything."""
+    problem = dict(summary["job"]["problem"])
+    name = problem.pop("name")
+    return f"{name} ({', '.join(f'{key} {value}' for key, value in problem.items())})"
+
+
+def rates(summaries: Sequence[Summary]) -> dict[str, dict[str, Rate]]:
+    """equation -> method -> its rate over the runs of that equation."""
+    out: dict[str, dict[str, Rate]] = {}
+    for name in dict.fromkeys(map(equation, summaries)):
+        out[name] = {}
+        for method in ("surrogate", "linear", "mlp", "scasml"):
+            points = sorted(
+                (samples, error)
+                for s in summaries
+                if equation(s) == name and (samples := total_samples(s, method)) and (error := s["methods"][method]["rel_l2"])
+            )
+            if points:
+                many, errors = [p[0] for p in points], [p[1] for p in points]
+                out[name][method] = Rate(many, errors, slope(many, errors))
     return out
 
 
-def rate_figure(found: Mapping[str, tuple[list[float], list[float], Slope | None]]) -> Figure:
-    """Error against total samples with the fitted slopes."""
+def rate_figure(found: Mapping[str, Mapping[str, Rate]]) -> Figure:
+    """Error against total samples with the fitted slopes, a line style an equation."""
     figure, plot = axes()
-    for method, (samples, errors, fitted) in found.items():
-        label = LABELS[method] + ("" if fitted is None else f", slope {fitted}")
-        plot.loglog(samples, errors, "o-", ms=4, color=COLOURS[method], label=label)
+    for (name, methods), style in zip(found.items(), itertools.cycle(("-", "--", ":", "-."))):
+        for method, rate in methods.items():
+            label = LABELS[method] + ("" if rate.slope is None else f", slope {rate.slope}")
+            label = label if len(found) == 1 else f"{name}: {label}"
+            plot.loglog(rate.samples, rate.errors, "o", ls=style, ms=4, color=COLOURS[method], label=label)
     plot.set(xlabel="training samples + paths", ylabel="relative L2 error")
     plot.legend(frameon=False, fontsize=8)
     return figure
@@ -185,18 +208,22 @@ def rate_figure(found: Mapping[str, tuple[list[float], list[float], Slope | None
 def save(folder: Path, summaries: Sequence[Summary], found: Sequence[Pair]) -> list[Path]:
     """Write the table and pictures of a comparison; returns the files."""
     written = {}
-    fitted = rates(summaries)
+    found_rates = rates(summaries)
+    fitted = {name: methods for name, methods in found_rates.items() if any(r.slope for r in methods.values())}
     data = {
         "runs": [{"job": s["job"], "methods": s["methods"]} for s in summaries],
-        "slopes": {m: None if f is None else {"value": f.value, "half_width": f.half_width} for m, (_, _, f) in fitted.items()},
+        "slopes": {
+            name: {method: None if rate.slope is None else asdict(rate.slope) for method, rate in methods.items()}
+            for name, methods in found_rates.items()
+        },
         "ratios": {pair.label: {norm: pair.ratio(norm) for norm in NORMS} for pair in found},
     }
     written["comparison.json"] = (json.dumps(data, indent=2, allow_nan=False) + "\n").encode()
     if found:
         written["published.md"] = markdown(found).encode()
         written["published.png"] = png(ratio_figure(found))
-    if any(f is not None for _, _, f in fitted.values()):
+    if fitted:
         written["rates.png"] = png(rate_figure(fitted))
     for name, content in written.items():
-        store.commit(folder / name, content)
+        commit(folder / name, content)
     return [folder / name for name in written]

@@ -18,6 +18,7 @@ import psutil
 import torch
 from torch import nn
 
+from kernels.contracts import Surrogate
 from kernels.streams import Purpose, Stream
 from pipeline import catalogue, training
 from pipeline.correction import check_paths, scasml_method
@@ -43,6 +44,9 @@ PROBE_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 GET_SECONDS = 60.0
 CANCEL_SECONDS = 5.0
+TRIED = 4
+"""Points at which a user's own functions are tried."""
+
 MAX_FAILURES = 3
 """How often a training whose workers fail is taken up again."""
 
@@ -53,11 +57,12 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
     """Refuse before anything runs or is written what would fail later."""
     check_functions(job)
     surrogate = job.surrogate()
-    job.objective(surrogate)
+    objective = job.objective(surrogate)
     if isinstance(surrogate, nn.Module) and job.learns == "steps":
         job.optimizer(surrogate.parameters())
     points = count(job)
     check_resources(job, memory_needed(job), on_ray=on_ray)
+    check_derivatives(job, surrogate, objective)
     check_paths(job, scasml_method(job, surrogate, points, dearest_choice(job)))
 
 
@@ -76,11 +81,34 @@ def check_functions(job: Job) -> None:
     def attempt() -> None:
         if problem.dim != job.model.problem.dim:
             raise ValueError(f"its dim is {problem.dim}, and problem.dim = {job.model.problem.dim} was asked for")
-        t, x = problem.sample_points(4, Stream(job.model.seed, Purpose.POINTS))
-        expect("sample_points", t, (4,))
-        expect("sample_points", x, (4, problem.dim))
-        expect("terminal", problem.terminal(x), (4,))
-        expect("driver", problem.driver(t, x, torch.zeros_like(t), torch.zeros_like(x)), (4,))
+        t, x = problem.sample_points(TRIED, Stream(job.model.seed, Purpose.POINTS))
+        expect("sample_points", t, (TRIED,))
+        expect("sample_points", x, (TRIED, problem.dim))
+        expect("terminal", problem.terminal(x), (TRIED,))
+        expect("driver", problem.driver(t, x, torch.zeros_like(t), torch.zeros_like(x)), (TRIED,))
+
+    catalogue.build(attempt, "problem", file=job.folder / file)
+
+
+def check_derivatives(job: Job, surrogate: Surrogate, objective: Any) -> None:
+    """Try on a few points what training and correction differentiate in a user's own file."""
+    file = job.model.problem.file
+    if file is None:
+        return
+
+    def attempt() -> None:
+        stream = Stream(job.model.seed, Purpose.POINTS)
+        t, x = job.problem.sample_points(TRIED, stream)
+        try:
+            if job.learns == "steps":
+                objective(*objective.sample(TRIED, stream)).backward()
+            surrogate.value_and_gradient(t, x)
+            job.defect(surrogate).at(t, x, stream, with_source=True).slopes()
+        except Exception as error:
+            raise ValueError(
+                f"its terminal or driver has no derivatives ({' '.join(str(error).split())}): compute both with torch's own "
+                "functions, from the tensors they are given, without numpy, detach or item"
+            ).with_traceback(error.__traceback__) from error
 
     catalogue.build(attempt, "problem", file=job.folder / file)
 

@@ -11,6 +11,7 @@ import torch
 from kernels.contracts import Surrogate
 from pipeline import store
 from pipeline.allocation import forecast, met
+from pipeline.chunks import POINTS_PER_BLOCK
 from pipeline.correction import base_values, linear_method, scasml_method
 from pipeline.fanout import compute
 from pipeline.job import Job, RunFolder
@@ -56,9 +57,9 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     train_flop = training_flop(job, surrogate)
     points = count(job)
     method = scasml_method(job, surrogate, points, dearest_choice(job))
-    flop_per_path = method.prices.work[0]
-    correct_flop = correction.max_paths * flop_per_path
-    chunks = correction.max_paths / method.layout.draws[0] / min(16, points)
+    draws = correction.max_paths / method.coupled
+    correct_flop = draws * method.prices.work[0]
+    chunks = draws / method.layout.draws[0] / min(POINTS_PER_BLOCK, points)
     monte_carlo = [b for b in job.model.report.baselines if b != "surrogate"]
     linear = linear_method(job, points)
 

@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline import store
+from pipeline.files import commit
 from pipeline.tables import COLUMNS, cell
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def encode(figure: Figure) -> str:
 def save_images(report: Report, folder: Path) -> None:
     """Every plot of a report as ``<job>_<plot>.png``."""
     for name, figure, _ in figures(report):
-        store.commit(folder / f"{report.job['name']}_{name}.png", png(figure))
+        commit(folder / f"{report.job['name']}_{name}.png", png(figure))
 
 
 def figures(report: Report) -> list[tuple[str, Figure, str]]:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kernels.contracts import Estimator, SemilinearPDE, Surrogate
+from kernels.coupled_streams import MAX_DIM
 from kernels.defect import defect
 from pipeline import catalogue
 from pipeline.errors import InputError
@@ -39,6 +40,9 @@ CHOICES = {
 """Keys that name an entry of the catalogue, and the room it stands in; ``problem`` is the fifth, and may be a file."""
 
 LARGEST_SWEEP = 10_000
+
+LARGEST_OPTIONS = {"levels": 10, "nodes": 200}
+"""Options of an estimator beyond which no machine would come to an end, whatever the others are."""
 
 PROBES = 8
 """Random directions of the Laplacian that planning counts with where a pilot is to choose them."""
@@ -166,24 +170,22 @@ class Job:
     @cached_property
     def files(self) -> dict[str, Path]:
         """Name inside the run's folder -> where the file lies now."""
-        own = {}
-        for file in (self.model.problem.file, self.model.surrogate.file):
-            if file is not None:
-                own[_kept(file)] = self.folder / file
+        given = {"problem": self.model.problem.file, "surrogate": self.model.surrogate.file}
         if isinstance(self.model.correction.points, PointsFile):
-            own[_kept(self.model.correction.points.file)] = self.folder / self.model.correction.points.file
-        return own
+            given["points"] = self.model.correction.points.file
+        return {_kept(role, file): self.folder / file for role, file in given.items() if file is not None}
 
     @property
     def settled(self) -> dict[str, Any]:
         """The resolved job as ``job.yaml`` of its folder holds it, with the user's files under their names there."""
         data = json.loads(json.dumps(self.resolved))
-        for part in (data["problem"], data["surrogate"]):
-            if "file" in part:
-                part["file"] = _kept(part["file"])
-        points = data["correction"]["points"]
-        if isinstance(points, dict) and "file" in points:
-            points["file"] = _kept(points["file"])
+        for role, part in (
+            ("problem", data["problem"]),
+            ("surrogate", data["surrogate"]),
+            ("points", data["correction"]["points"]),
+        ):
+            if isinstance(part, dict) and "file" in part:
+                part["file"] = _kept(role, part["file"])
         return data
 
     # What determines a stage's numbers, and nothing else.
@@ -216,9 +218,9 @@ def digest(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _kept(file: str) -> str:
-    """Name of a user's file inside the run's folder, where it must not meet one of ours."""
-    return f"given_{Path(file).name.removeprefix('given_')}"
+def _kept(role: str, file: str) -> str:
+    """Name of a user's file inside the run's folder, where it must meet neither one of ours nor the file of another role."""
+    return f"{role}_{Path(file).name.removeprefix(f'{role}_')}"
 
 
 def load_jobs(path: str | Path, overrides: dict[str, Any] | None = None) -> list[Job]:
@@ -288,7 +290,14 @@ def job_from(data: dict[str, Any], folder: Path, swept: Mapping[str, Any] | None
 def _check(job: Job) -> None:
     """Rules over several keys, and those that need the parts built."""
     training, points = job.model.training, job.model.correction.points
-    for required in (job.resolved, job.problem, job.estimator()):
+    for option, largest in LARGEST_OPTIONS.items():
+        value = job.resolved["correction"]["estimator"].get(option, 0)
+        if value > largest:
+            raise InputError(
+                f"correction.estimator.{option} = {shown(value)}: should be at most {largest}: the work grows so fast with it that "
+                "no more could ever run; lower it"
+            )
+    for required in (job.problem, job.estimator()):
         assert required is not None
     block = SAMPLE_BLOCK * max(1, training.workers)
     if training.batch % block:
@@ -301,6 +310,11 @@ def _check(job: Job) -> None:
         raise InputError(f"surrogate.file = '{weights}': no such file in '{job.folder}'")
     if isinstance(points, PointsFile) and not os.path.isfile(job.folder / points.file):
         raise InputError(f"correction.points.file = '{points.file}': no such file in '{job.folder}'")
+    if job.model.correction.pairs == "quasi" and job.problem.dim > MAX_DIM:
+        raise InputError(
+            f"correction.pairs = 'quasi': Sobol' points have at most {MAX_DIM} coordinates, and problem.dim = {job.problem.dim}; "
+            "use pairs: antithetic"
+        )
     if isinstance(points, DomainPoints) and points.boundary and job.problem.boundary_points is None:
         raise InputError(
             f"correction.points.boundary = {points.boundary}: '{job.problem.name}' has no boundary_points; "

@@ -6,9 +6,10 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from kernels.contracts import SemilinearPDE
 from pipeline import catalogue
 from pipeline.errors import InputError, nearest
 from pipeline.job import CHOICES
@@ -18,6 +19,9 @@ KEYS = {"equations": "problem", **{room: key for key, room in CHOICES.items()}}
 
 TRIED = (1, 2, 3, 4, 100)
 """Dimensions in which an equation is built to learn which it takes."""
+
+REFERENCED = (10, 20, 50, 80, 100, 160, 200)
+"""Dimensions in which an equation without a solution is asked for the value at its reference point."""
 
 _PARAMETER = re.compile(r"^:param (\w+):\s*", flags=re.M)
 
@@ -29,20 +33,39 @@ def documentation(make: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     return " ".join(head.split("\n\n")[0].split()), said
 
 
-def dimensions(make: Callable[..., Any], said: dict[str, str]) -> tuple[str, Any]:
-    """Which dimensions an equation takes, by its own docstring or refusals, and the equation in the largest tried."""
+def attempts(make: Callable[..., Any], dims: Iterable[int]) -> tuple[dict[int, Any], dict[int, str]]:
+    """An equation in each of these dimensions, or why it refuses them."""
     built: dict[int, Any] = {}
     refused: dict[int, str] = {}
-    for dim in TRIED:
+    for dim in dims:
         try:
             built[dim] = make(dim)
         except Exception as error:
             refused[dim] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return built, refused
+
+
+def dimensions(make: Callable[..., Any], said: dict[str, str]) -> tuple[str, Any]:
+    """Which dimensions an equation takes, by its own docstring or refusals, and the equation in the largest tried."""
+    built, refused = attempts(make, TRIED)
     if not built:
         return f"dim: {said.get('dim', '')} ({refused[TRIED[-1]]})", None
     rule = said.get("dim") or f"a whole number from {min(built)}"
     texts = dict.fromkeys(f"not {dim}: {why.removeprefix(f'dim = {dim}: ')}" for dim, why in refused.items())
     return f"dim: {rule}{''.join(f' ({text})' for text in texts)}", built[max(built)]
+
+
+def truth(make: Callable[..., Any], problem: SemilinearPDE) -> str:
+    """What is known of u: everywhere, or at the reference point in some dimensions."""
+    if problem.solution is not None:
+        return problem.solution.source
+    built, _ = attempts(make, REFERENCED)
+    known = {dim: p.reference for dim, p in built.items() if p.reference is not None}
+    if not known:
+        return "none known"
+    place = f"u(0, ({problem.start:g}, ..., {problem.start:g}))"
+    values = "; ".join(f"{r.value} +- {r.error} for dim {dim} ({r.source})" for dim, r in known.items())
+    return f"{place} alone, {values}" + ("" if len(known) == len(built) else "; no other dimension is known")
 
 
 def entry(room: str, name: str, width: int) -> Iterator[str]:
@@ -59,7 +82,7 @@ def entry(room: str, name: str, width: int) -> Iterator[str]:
         rule, problem = dimensions(make, said)
         yield from wrapped(rule)
         if problem is not None:
-            yield from wrapped(f"truth: {problem.solution.source if problem.solution else 'none known'}")
+            yield from wrapped(f"truth: {truth(make, problem)}")
     for option, (default, kind) in catalogue.options_of(make).items():
         value = "must be given" if default is inspect.Parameter.empty else json.dumps(default, default=str)
         yield from wrapped(f"{option}: {value}" + "".join(f" | {text}" for text in (kind, said.get(option)) if text))

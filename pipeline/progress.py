@@ -23,7 +23,7 @@ _CLOSED = re.compile(r"^\S+ (?P<stage>[\w.-]+): (?P<computed>\d+) chunks compute
 _LOSS = re.compile(r"^loss (\S+)$")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 24
-_MARK = re.compile(r"^\S+ (?:train|correct|report) (?:began|ended|written)$")
+_MARK = re.compile(r"^\S+ (?:train|correct|report) (?:began|ended|refused|written)$")
 _END = re.compile(r"^\S+ report (?:ended|written)$")
 RUNS = "runs"
 

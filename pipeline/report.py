@@ -164,11 +164,15 @@ class Report:
         scale = self._scale(corrected.value) or np.nan
         out: dict[str, Any] = {}
         for side, bound in self.bounds.items():
-            sign = 1.0 if side == "upper" else -1.0
+            sign, known = 1.0 if side == "upper" else -1.0, np.isfinite(bound.safe)
+            holds = None
+            if self.reference is not None and known.any():
+                holds = float(np.mean(sign * (bound.safe - self.reference)[known] >= 0.0))
             out[side] = {
                 "method": bound.method,
-                "gap": float(np.mean(sign * (bound.value - corrected.value))) / scale,
-                "holds": None if self.reference is None else float(np.mean(sign * (bound.safe - self.reference) >= 0.0)),
+                "points": int(known.sum()),
+                "gap": float(np.mean(sign * (bound.value - corrected.value)[known])) / scale if known.any() else None,
+                "holds": holds,
                 "paths": bound.paths,
                 "flop": bound.flop,
                 "seconds": bound.seconds,

@@ -35,7 +35,7 @@ def check_resources(job: Job, memory: float, *, on_ray: bool) -> None:
     free = psutil.virtual_memory().available
     if memory > free:
         raise InputError(
-            f"the job needs about {memory / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: "
+            f"the job needs about {memory / 1e9:.3g} GB of memory and {free / 1e9:.1f} GB are free: "
             "lower surrogate.width, training.batch, or the estimator's levels and samples"
         )
 

@@ -42,6 +42,8 @@ Count = Annotated[int, BeforeValidator(_integral), Field(ge=1, le=LARGEST)]
 CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Confidence = Annotated[float, Field(gt=0, le=0.999999)]
+"""Below 1 by so much that intervals which hold at all of many points at once have a quantile in floats."""
 
 WHOLE = "a whole number from 1 to 10^15"
 YES_NO = "true or false"
@@ -57,10 +59,6 @@ class Choice(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, use_attribute_docstrings=True)
     name: Annotated[str, Rule("a name that `scasml catalogue` lists", "mlp")]
     """Its name in the catalogue; `scasml catalogue` lists names and options."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
 
 
 def _as_choice(value: Any, info: ValidationInfo) -> Any:
@@ -186,7 +184,7 @@ BASELINES = ("surrogate", "linear", "mlp")
 
 
 class ReportOptions(Record):
-    confidence: Annotated[Fraction, Rule("a number between 0 and 1", "0.95")] = 0.95
+    confidence: Annotated[Confidence, Rule("a number > 0 and at most 0.999999", "0.95")] = 0.95
     """Probability that an interval holds the truth."""
     simultaneous: Annotated[bool, Rule(YES_NO, "false")] = True
     """Also intervals that hold at all points at once, not at each alone."""

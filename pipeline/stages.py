@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.errors import InputError
 from pipeline.job import RunFolder
 from pipeline.progress import log
 
-_MARK = re.compile(r"^\S+ (?:train|correct|report) (began|ended)$", re.MULTILINE)
+_MARK = re.compile(r"^\S+ (?:train|correct|report) (began|ended|refused)$", re.MULTILINE)
 
 
 def begun(folder: RunFolder, name: str) -> None:
@@ -19,16 +20,20 @@ def begun(folder: RunFolder, name: str) -> None:
 
 @contextmanager
 def stage(folder: RunFolder, name: str) -> Iterator[None]:
-    """Note the beginning of a stage, and its end if it comes to that."""
+    """Note the beginning of a stage, and its end if it comes to that, be it that the stage is refused."""
     begun(folder, name)
-    yield
+    try:
+        yield
+    except InputError:
+        log(folder.log, f"{name} refused")
+        raise
     log(folder.log, f"{name} ended")
 
 
 def interruptions(folder: RunFolder) -> int:
-    """How often a stage was begun and did not come to its end: killed, stopped or failed."""
+    """How often a stage was begun and did not come to its end: killed, stopped or failed, not refused."""
     if not folder.log.exists():
         return 0
     # Ranks and libraries write there too, in whatever encoding.
     marks = _MARK.findall(folder.log.read_text(encoding="utf-8", errors="replace"))
-    return max(0, marks.count("began") - marks.count("ended"))
+    return max(0, 2 * marks.count("began") - len(marks))

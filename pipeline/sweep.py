@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import store, tables
+from pipeline import tables
+from pipeline.files import commit
 from pipeline.job import digest
 from pipeline.report_files import read_summary
 from pipeline.work import Work
@@ -29,10 +30,10 @@ def write_table(work: Sequence[Work]) -> Path:
             {"set": dict(w.job.swept), "folder": w.folder.path.name, "summary": s} for w, s in zip(work, found, strict=True)
         ],
     }
-    store.commit(folder / "table.json", (json.dumps(data, indent=2) + "\n").encode())
+    commit(folder / "table.json", (json.dumps(data, indent=2) + "\n").encode())
     title = f"{data['name']}: {len(work)} runs over {', '.join(work[0].job.swept)}"
     rows = [(w.label, s) for w, s in zip(work, found, strict=True)]
     notes = [f"{w.label}: {note}" for w, s in zip(work, found, strict=True) for note in tables.notes(s)]
     notes += [f"{w.label}: {w.folder.path.name}/report.html" for w in work]
-    store.commit(folder / "table.html", tables.page(title, rows, notes).encode())
+    commit(folder / "table.html", tables.page(title, rows, notes).encode())
     return folder

@@ -120,7 +120,7 @@ def notes(summary: Summary) -> list[str]:
         for cause, bias in summary["biases"].items()
     ]
     for side, bound in summary.get("bounds", {}).items():
-        gap = "no number" if bound["gap"] is None else f"{bound['gap']:+.1e}"
+        gap = "unknown: the surrogate is too far from u for it" if bound["gap"] is None else f"{bound['gap']:+.1e}"
         said.append(
             f"{side} bound ({bound['method']}): mean distance from the corrected value {gap} (over the root mean square of u)"
         )

@@ -17,6 +17,7 @@ from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
+from pipeline.files import commit
 from pipeline.folders import is_run
 from pipeline.job import SAMPLE_BLOCK, Job, RunFolder
 from pipeline.points import count
@@ -197,7 +198,7 @@ def train_stage(folder: RunFolder, job: Job, engine: Callable[[RunFolder, Job], 
         if owner == job.training_hash and finished:
             return
     elif (sibling := _sibling(folder, job)) is not None:
-        store.commit(folder.surrogate, sibling.surrogate.read_bytes())
+        commit(folder.surrogate, sibling.surrogate.read_bytes())
         log(folder.log, f"surrogate taken from '{sibling.path.name}', trained for the same problem and options")
         return
     with stage(folder, "train"):
@@ -252,7 +253,8 @@ def memory_needed(job: Job) -> float:
     held = sum(4.0 * 6.0 * p.numel() for p in surrogate.parameters())
     held += sum(2.0 * b.numel() * b.element_size() for b in surrogate.buffers())
     probes = job.probes or 1
-    rows = POINTS_PER_BLOCK * max(job.estimator().rows(term, MIN_DRAWS) for term in job.estimator().terms)
+    estimator = job.estimator()
+    rows = POINTS_PER_BLOCK * max(estimator.rows(term, MIN_DRAWS) for term in (*estimator.terms, *estimator.biases))
     chunk = 4.0 * rows * job.problem.dim * (16.0 + probes)
     return held + _working_memory(job, surrogate) + chunk + 8.0 * count(job) * (2.0 * job.problem.dim + 40.0)
 

@@ -40,6 +40,11 @@ class Bound(Protocol):
         """Which side it bounds; ValueError with the reason where it does not bound this problem."""
         ...
 
+    @property
+    def exponential(self) -> bool:
+        """Whether draws are exponentials, whose mean hides its tail until its standard error is small."""
+        ...
+
     def read(self, problem: SemilinearPDE, mean: Values) -> Values:
         """The bound for a mean of draws, a monotone function of it."""
         ...
@@ -57,6 +62,10 @@ class Bound(Protocol):
         ...
 
 
+LARGEST_RELATIVE_ERROR = 0.1
+"""Of the mean of exponential draws: a hundred draws' worth of equal weights."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """A bound at every point, (points,) float64."""
@@ -65,22 +74,21 @@ class Reading:
     """``read`` of the mean."""
     safe: Values
     """Its end of the confidence interval on the far side of the solution."""
-    jensen: Values
-    """E value - bound, to second order in the standard error: where ``read`` is curved, it leans towards the solution."""
 
 
 def reading(bound: Bound, problem: SemilinearPDE, moments: Moments, confidence: float) -> Reading:
     """What ``moments`` of the draws say of a bound; ``safe`` holds with probability 1/2 + confidence/2.
 
     The interval of the mean is transformed, which stays valid where ``read`` is curved; the
-    standard error is never put through its slope.
+    standard error is never put through its slope. NaN where draws are exponential and their mean is
+    not known to LARGEST_RELATIVE_ERROR: what they did not meet yet may be most of it.
     """
     mean, error = moments.mean, moments.standard_error
+    if bound.exponential:
+        mean = np.where(error <= LARGEST_RELATIVE_ERROR * mean, mean, np.nan)
     reach = student_quantile(confidence, moments.count - 1.0) * error
     with np.errstate(invalid="ignore", divide="ignore"):
-        value = bound.read(problem, mean)
         ends = [bound.read(problem, mean + sign * reach) for sign in (1.0, -1.0)]
-        jensen = 0.5 * (bound.read(problem, mean + error) + bound.read(problem, mean - error)) - value
     # An interval that reaches a place where ``read`` has no value has no end on that side, which is the inner one.
     safe = np.fmax(*ends) if bound.side(problem) == "upper" else np.fmin(*ends)
-    return Reading(value, safe, jensen)
+    return Reading(bound.read(problem, mean), safe)

@@ -39,6 +39,7 @@ class Entropic:
     steps: int
 
     terms: tuple[str, ...] = ("entropic",)
+    exponential: bool = True
     biases: tuple[str, ...] = ()
 
     def side(self, problem: SemilinearPDE) -> Side:

@@ -33,6 +33,7 @@ class HopfCole:
     steps: int
 
     terms: tuple[str, ...] = ("exponential",)
+    exponential: bool = True
     biases: tuple[str, ...] = ()
 
     def side(self, problem: SemilinearPDE) -> Side:

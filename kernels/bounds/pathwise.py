@@ -38,6 +38,7 @@ class Pathwise:
     steps: int
 
     terms: tuple[str, ...] = ("pathwise",)
+    exponential: bool = False
     biases: tuple[str, ...] = ()
 
     def side(self, problem: SemilinearPDE) -> Side:

@@ -33,6 +33,7 @@ class Policy:
     steps: int
 
     terms: tuple[str, ...] = ("policy",)
+    exponential: bool = False
     biases: tuple[str, ...] = ()
 
     def side(self, problem: SemilinearPDE) -> Side:

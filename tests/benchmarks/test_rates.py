@@ -1,18 +1,38 @@
 """The benchmark runs, and training and correction keep a fair share of the matrix-product rate."""
 
+import math
+
+import pytest
 import rates
 
+CEILING = 50.0
+"""Far above what any clock on a loaded machine makes of a share of at most 1."""
 
-def test_training_and_correction_reach_a_fifth_of_the_matrix_product_rate_even_on_a_loaded_machine() -> None:
-    """Recorded on a quiet machine: about a half (README). A fifth catches Python per path or shapes gone wrong."""
+
+def shares(seconds: float) -> dict[str, float]:
+    """Of every workload held against a matrix product: its rate over that of the product."""
     loads = rates.workloads(100, 128, 4)
     found = {}
     for name, load in loads.items():
         load.call()
-        found[name] = rates.rate_of(load.call, load.work, 0.5)
-    shares = {n: found[n] / found[f"matrix product, {load.rows} rows"] for n, load in loads.items() if load.rows is not None}
-    assert len(shares) == 4
-    assert min(shares.values()) > 0.2, shares
+        found[name] = rates.rate_of(load.call, load.work, seconds)
+    assert all(math.isfinite(rate) and rate > 0.0 for rate in found.values()), found
+    return {n: found[n] / found[f"matrix product, {load.rows} rows"] for n, load in loads.items() if load.rows is not None}
+
+
+def test_every_workload_of_the_benchmark_has_a_rate() -> None:
+    found = shares(0.1)
+    assert len(found) == 4 and all(0.0 < share < CEILING for share in found.values()), found
+
+
+@pytest.mark.slow
+def test_training_and_correction_reach_a_fifth_of_the_matrix_product_rate() -> None:
+    """Recorded on a quiet machine: 0.30 for a training step, 0.78 to 0.91 for the rest (README).
+
+    A fifth catches Python per path or shapes gone wrong.
+    """
+    found = shares(0.5)
+    assert min(found.values()) > 0.2, found
 
 
 def test_the_flop_of_a_product_are_counted_as_executed() -> None:

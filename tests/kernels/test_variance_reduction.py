@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from kernels.contracts import SemilinearPDE
-from kernels.coupled_streams import Bits, Mirrored, Quasi, sobol
+from kernels.coupled_streams import MAX_DIM, Bits, Mirrored, Quasi, sobol
 from kernels.defect import defect
 from kernels.estimators.feynman_kac import feynman_kac
 from kernels.estimators.picard import picard
@@ -328,3 +328,9 @@ def test_a_net_of_another_size_than_a_power_of_two_is_refused_by_value(size: int
 def test_a_coupling_of_a_coupling_is_refused(coupling: str) -> None:
     with pytest.raises(ValueError, match="is not coupled again"):
         COUPLINGS[coupling](antithetic(feynman_kac()))
+
+
+def test_a_net_of_more_coordinates_than_there_are_is_refused() -> None:
+    assert sobol(MAX_DIM, 2).shape == (2, MAX_DIM)
+    with pytest.raises(ValueError, match=f"dim = {MAX_DIM + 1}: a Sobol' net has at most {MAX_DIM} coordinates: couple anti"):
+        sobol(MAX_DIM + 1, 2)

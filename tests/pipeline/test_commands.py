@@ -18,13 +18,16 @@ from test_bad_input import PDE, write
 
 from pipeline import catalogue, cli, listing, run
 from pipeline.errors import Interrupted
-from pipeline.job import load_job
+from pipeline.estimate import costs
+from pipeline.job import RunFolder, load_job
 from pipeline.messages import fields_at, rule_of
 from pipeline.reading import read_mapping
 from pipeline.reference import reference
+from pipeline.stages import interruptions
 
 from conftest import TINY  # isort: skip
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"training.steps": 5, "correction.points": 16, "correction.max_paths": 10_000, "report.baselines": ["surrogate"]}
 
 
@@ -116,6 +119,26 @@ def test_a_report_without_chunks_is_refused_and_nothing_is_written(
     done = scasml("report", job, "--out", folder, "--set", "report.confidence=0.9")
     assert done.status == 2 and "scasml correct" in done.err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_report_that_is_refused_is_no_interruption(finished: Path, tmp_path: Path, scasml: Callable[..., Any]) -> None:
+    job, folder = copied(finished, tmp_path)
+    (kept,) = (folder / "chunks" / "scasml").glob("wave-000000.h5")
+    content = kept.read_bytes()
+    kept.unlink()
+    more = ("--out", folder, "--set", "report.confidence=0.9")
+    done = scasml("report", job, *more)
+    assert done.status == 2 and "missing" in done.err
+    kept.write_bytes(content)
+    assert "report refused" in (folder / "log.txt").read_text() and interruptions(RunFolder(folder)) == 0
+    assert scasml("report", job, *more).status == 0
+    assert json.loads((folder / "report.json").read_text())["resumed"] == 0
+
+
+def test_check_foresees_the_flop_that_a_run_reports() -> None:
+    """Of the quickstart, 9.3e10 on record; paths that share a Sobol' net must not be counted as nets."""
+    (row,) = (row for row in costs(load_job(ROOT / "jobs" / "quickstart.yaml")) if row[0] == "correct")
+    assert 9.3e10 / 3.0 < float(row[2]) < 9.3e10 * 3.0
 
 
 def test_pictures_go_nowhere_that_cannot_be_written(finished: Path, scasml: Callable[..., Any]) -> None:
@@ -250,6 +273,12 @@ def test_the_catalogue_lists_every_name_with_its_options_and_their_meaning(scasm
     assert problems in text.replace(text[text.index("surrogate: ") : text.index("Your own equation")], "")
     assert "dim: a whole number from 2 (not 1: the seeded quadratic form couples" in " ".join(problems.split())
     assert "truth: closed form" in problems
+    words = " ".join(problems.split())
+    assert (
+        "truth: u(0, (50, ..., 50)) alone, 14.68713 +- 0.00036 for dim 100 (Monte Carlo, one standard error); no other" in words
+    )
+    assert "66.858 +- 0.012 for dim 20" in words and "21.299 +- 0.213 for dim 100 (published" in words
+    assert "none known" not in words
     assert scasml("catalogue", "optimizers").out == scasml("catalogue", "training.optimizer").out
     refused = scasml("catalogue", "optimiser")
     assert refused.status == 2 and "Did you mean 'optimizer'?" in refused.err

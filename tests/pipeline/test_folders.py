@@ -106,7 +106,7 @@ def test_a_users_file_that_has_changed_is_called_that(part: str, place: Path) ->
         keep_only(place / "run", part)
     (place / "pde.py").write_text(PDE.format(body="pass") + "# changed\n")
     text = refused(place, {})
-    assert "the problem's file" in text and "has changed" in text and "given_" not in text
+    assert "the problem's file" in text and "has changed" in text and "problem_" not in text
 
 
 def test_a_points_file_that_has_changed_is_called_that(place: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.job import job_from, load_job, load_jobs
 from pipeline.reading import parse_override
@@ -146,4 +147,29 @@ def test_what_a_folder_keeps_resolves_to_the_same_job(job_file: Path, tmp_path: 
         (tmp_path / "kept" / name).write_bytes(source.read_bytes())
     kept = job_from(job.settled, tmp_path / "kept")
     assert kept.resolved == job.settled == kept.settled and kept.correction_hash == job.correction_hash
-    assert sorted(job.files) == ["given_p.csv", "given_pde.py"]
+    assert sorted(job.files) == ["points_p.csv", "problem_pde.py"]
+
+
+def test_files_of_one_name_are_kept_apart(job_file: Path, tmp_path: Path) -> None:
+    for folder, content in (("a", b"weights"), ("c", b"points")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "data.h5").write_bytes(content)
+    job = load_job(
+        _given(job_file),
+        {"surrogate": {"name": "given_network", "file": "a/data.h5"}, "correction.points": {"file": "c/data.h5"}},
+    )
+    assert {name: path.read_bytes() for name, path in job.files.items()} == {
+        "surrogate_data.h5": b"weights",
+        "points_data.h5": b"points",
+    }
+    for name, path in job.files.items():
+        (tmp_path / name).write_bytes(path.read_bytes())
+    kept = job_from(job.settled, tmp_path)
+    assert kept.settled == job.settled and kept.correction_hash == job.correction_hash
+
+
+def _given(job_file: Path) -> Path:
+    data = yaml.safe_load(job_file.read_text())
+    del data["training"]
+    job_file.write_text(yaml.safe_dump(data))
+    return job_file

@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import yaml
 from test_bad_input import PDE, refused, write
 
 from pipeline.errors import InputError
@@ -146,6 +147,33 @@ def test_a_users_function_that_fails_or_has_another_shape_is_refused(
     (job_file.parent / "pde.py").write_text(source.replace(old, new))
     write(job_file, MINE)
     refused(scasml, job_file, ["pde.py"])
+
+
+TERMINAL, DRIVER = "lambda x: x.sum(-1)", "lambda t, x, y, z: 0.0 * y"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (TERMINAL, "lambda x: torch.from_numpy(np.exp(-x.numpy().max(-1)))"),
+        (TERMINAL, "lambda x: torch.exp(-x.detach().amax(-1))"),
+        (DRIVER, "lambda t, x, y, z: torch.from_numpy(np.sin(y.numpy()))"),
+    ],
+)
+@pytest.mark.parametrize("surrogate", ["mlp", "gaussian_process"])
+def test_a_users_function_without_derivatives_is_refused(
+    old: str, new: str, surrogate: str, scasml: Callable[..., Any], job_file: Path
+) -> None:
+    source = "import numpy as np" + PDE.format(body="pass")
+    (job_file.parent / "pde.py").write_text(source.replace(old, new))
+    data = yaml.safe_load(job_file.read_text())
+    data["surrogate"] = {"name": surrogate}
+    if surrogate != "mlp":
+        del data["training"]
+    job_file.write_text(yaml.safe_dump({**data, **MINE}))
+    refused(scasml, job_file, ["problem: 'pde.py' raised", "has no derivatives", "without numpy"])
+    (job_file.parent / "pde.py").write_text(source)
+    assert scasml("check", job_file).status == 0
 
 
 @pytest.mark.parametrize("hint", ["Optional[float]", "float | None", "int | float"])

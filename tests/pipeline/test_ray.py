@@ -304,7 +304,6 @@ def test_what_a_cluster_could_never_run_is_refused(
     changes: dict[str, Any], nodes: list[float], expected: int | str, job_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setattr("pipeline.job.usable_cores", lambda: 64)
     job = load_job(job_file, changes)
     if isinstance(expected, int):
         assert dag.check_capacity(job, nodes) == expected

@@ -19,8 +19,8 @@ from torch import nn
 
 from kernels.streams import Stream
 from pipeline import store, training, weights
-from pipeline.dag import prepare
 from pipeline.errors import InputError
+from pipeline.folders import prepare
 from pipeline.job import Job, RunFolder, job_from
 from pipeline.training import memory_needed, train_stage, trained_surrogate, training_flop
 

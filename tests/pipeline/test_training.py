@@ -13,11 +13,12 @@ import torch
 import yaml
 
 from pipeline import store, training
+from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
-from pipeline.job import Job, RunFolder, load_job
+from pipeline.job import Job, RunFolder, job_from, load_job
 from pipeline.stages import interruptions
 from pipeline.team import Solo
-from pipeline.training import train, train_here, train_stage
+from pipeline.training import memory_needed, train, train_here, train_stage
 
 from conftest import TINY  # isort: skip
 
@@ -157,3 +158,11 @@ def test_a_sibling_that_cannot_be_read_is_passed_over(job_file: Path, tmp_path: 
     monkeypatch.setattr(Path, "read_text", guarded)
     train_stage(mine, job)
     assert result(mine).step == 40
+
+
+def test_the_memory_needed_holds_the_rows_of_a_printed_bias() -> None:
+    data = {**TINY, "correction": {**TINY["correction"], "estimator": {"name": "picard", "levels": 2, "samples": 16}}}
+    job = job_from(data, Path())
+    rows = POINTS_PER_BLOCK * job.estimator().rows("truncation", MIN_DRAWS)
+    assert rows == POINTS_PER_BLOCK * MIN_DRAWS * 16**2
+    assert memory_needed(job) > 4.0 * rows * job.problem.dim * 16.0

@@ -1,0 +1,58 @@
+"""Finished runs side by side: rates within one equation, surrogates that take no training samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import comparison
+
+TRAINED = {"steps": 10, "batch": 32}
+
+
+def summary(
+    problem: str = "lqg", *, dim: int = 20, paths: int = 1000, error: float = 0.1, training: Any = TRAINED, **options: float
+) -> dict[str, Any]:
+    """What a finished run says of its correction, as far as a comparison looks."""
+    job = {"problem": {"name": problem, "dim": dim, **options}, "surrogate": {"name": "mlp"}, "training": training}
+    methods = {"surrogate": {"rel_l2": 2.0 * error, "paths": None}, "scasml": {"rel_l2": error, "paths": paths}}
+    return {"job": job, "methods": methods}
+
+
+def falling(*, factor: float = 1.0, **options: Any) -> list[dict[str, Any]]:
+    """Runs whose corrected error falls as samples^-1/2 exactly."""
+    return [summary(paths=n, error=factor * n**-0.5, training={}, **options) for n in (1000, 4000, 16000)]
+
+
+def test_a_surrogate_that_is_fitted_or_given_takes_no_training_samples() -> None:
+    assert comparison.total_samples(summary(training={}), "scasml") == 1000
+    assert comparison.total_samples(summary(training={}), "surrogate") == 0
+    assert comparison.total_samples(summary(), "scasml") == 1320
+    assert comparison.total_samples(summary(), "surrogate") == 320
+    assert comparison.total_samples(summary(), "mlp") is None
+    assert "surrogate" not in comparison.rates(falling())["lqg (dim 20)"]
+
+
+def test_a_rate_is_fitted_within_one_equation() -> None:
+    runs = [*falling(), *falling(dim=40, factor=50.0), *falling(strength=50.0, factor=7.0), *falling(problem="allen_cahn")]
+    found = comparison.rates(runs)
+    assert set(found) == {"lqg (dim 20)", "lqg (dim 40)", "lqg (dim 20, strength 50.0)", "allen_cahn (dim 20)"}
+    for methods in found.values():
+        rate = methods["scasml"].slope
+        assert rate is not None and rate.value == pytest.approx(-0.5) and rate.half_width < 1e-6
+
+
+def test_runs_of_different_equations_have_no_rate_in_common(tmp_path: Path) -> None:
+    runs = [summary(dim=10 * n, paths=1000 * n, error=1.0 / n) for n in (1, 2, 3, 4)]
+    assert all(rate.slope is None for methods in comparison.rates(runs).values() for rate in methods.values())
+    assert [file.name for file in comparison.save(tmp_path, runs, [])] == ["comparison.json"]
+
+
+def test_rates_are_saved_by_equation_and_drawn(tmp_path: Path) -> None:
+    files = comparison.save(tmp_path, [*falling(), *falling(dim=40)], [])
+    assert [file.name for file in files] == ["comparison.json", "rates.png"]
+    slopes = json.loads(files[0].read_text())["slopes"]
+    assert slopes["lqg (dim 40)"]["scasml"]["value"] == pytest.approx(-0.5)
