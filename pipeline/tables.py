@@ -120,10 +120,10 @@ def notes(summary: Summary) -> list[str]:
         for cause, bias in summary["biases"].items()
     ]
     for side, bound in summary.get("bounds", {}).items():
-        gap = "unknown: the surrogate is too far from u for it" if bound["gap"] is None else f"{bound['gap']:+.1e}"
-        said.append(
-            f"{side} bound ({bound['method']}): mean distance from the corrected value {gap} (over the root mean square of u)"
-        )
+        gap = "not known, the surrogate is too far from u for this many draws"
+        if bound["gap"] is not None:
+            gap = f"mean distance from the corrected value {bound['gap']:+.1e} (over the root mean square of u)"
+        said.append(f"{side} bound ({bound['method']}): {gap}")
     if summary["tolerance_met"] is False:
         said.append(
             "the budget max_paths was spent before the tolerance was met at every point: raise it and run again; nothing is recomputed"
