@@ -25,7 +25,7 @@ from pipeline.reading import read_mapping, set_key
 from pipeline.schema import AUTO, DEFAULTS, DomainPoints, JobModel, PointsFile
 from pipeline.weights import read_weights
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the same job would give other numbers."""
 
 SAMPLE_BLOCK = 32
