@@ -119,16 +119,16 @@ def needed(estimator: Estimator, moments: dict[str, Moments], work: dict[str, fl
 
 
 def too_dear(estimator: Estimator, moments: dict[str, Moments], work: dict[str, float]) -> tuple[str, ...]:
-    """Terms after the base whose share of the work would be DEAR times that of all others: to be printed, not summed."""
+    """Optional terms whose share of the work would be DEAR times that of all others: to be printed, not summed."""
     parts = {term: math.sqrt(float(np.mean(moments[term].variance)) * work[term]) for term in estimator.terms}
-    return tuple(term for term in estimator.terms[1:] if parts[term] > DEAR * (sum(parts.values()) - parts[term]))
+    return tuple(term for term in estimator.optional if parts[term] > DEAR * (sum(parts.values()) - parts[term]))
 
 
 def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points.
 
-    A term is printed as a bias instead of summed where its noise is too dear, as the remainder's is
-    for a surrogate whose gradient is poor.
+    An optional term is printed as a bias instead of summed where its noise is too dear, as the
+    remainder's is for a surrogate whose gradient is poor.
     """
     options = job.model.correction
     fixed = options.estimator.name != "auto"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -16,6 +18,7 @@ class FeynmanKac:
 
     terms: tuple[str, ...] = ("terminal",)
     biases: tuple[str, ...] = ()
+    optional: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @torch.no_grad()
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
