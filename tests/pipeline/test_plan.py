@@ -54,6 +54,15 @@ def test_a_corrected_value_is_nearer_to_the_truth_than_its_surrogate(name: str, 
     assert set(report.plan.chosen.printed) <= set(plan.Candidate(report.plan.chosen.estimator, "exact", "none").build().optional)
 
 
+def test_a_correction_that_drops_the_driver_says_how_far_off_it_is(tmp_path: Path) -> None:
+    """Its value is the surrogate's; its intervals, of width 0 by their standard errors alone, are as wide as the residual."""
+    report = corrected(tmp_path, estimator="feynman_kac")
+    surrogate, scasml = report.errors("surrogate"), report.errors("scasml")
+    assert scasml["rel_l2"] == surrogate["rel_l2"] and scasml["rel_se"] == 0.0
+    assert scasml["bias_estimate"] == pytest.approx(surrogate["rel_l2"], rel=0.5)
+    assert scasml["coverage"] is not None and scasml["coverage"] > 0.8
+
+
 @pytest.mark.parametrize("name", [*ESTIMATORS, "feynman_kac"])
 def test_however_dear_a_term_is_only_an_optional_one_is_printed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
