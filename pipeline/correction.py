@@ -57,11 +57,19 @@ def mlp_method(job: Job, points: int, levels: int, samples: int) -> Method:
 
 
 def baseline_methods(job: Job, plan: Plan, points: int, budget: float) -> list[Method]:
-    """The Monte Carlo baselines the report asks for and the correction's FLOP pay for."""
+    """The Monte Carlo baselines the report asks for and the correction's FLOP pay for.
+
+    Raises InputError where the plan has no (n, M) of plain MLP for this ``budget``.
+    """
     chosen = []
     if "linear" in job.model.report.baselines:
         chosen.append(linear_method(job, points))
-    if "mlp" in job.model.report.baselines and plan.mlp is not None:
+    if "mlp" in job.model.report.baselines:
+        if plan.mlp is None or plan.mlp_budget != budget:
+            raise InputError(
+                "report.baselines = [..., mlp]: its n and M are not chosen yet for what this correction spends: "
+                "run `scasml correct` first, or leave it out"
+            )
         chosen.append(mlp_method(job, points, *plan.mlp))
     return [method for method in chosen if method.pilot_price() <= budget]
 
