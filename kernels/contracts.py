@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -396,6 +397,11 @@ class Estimator(Protocol):
     @property
     def biases(self) -> tuple[str, ...]:
         """What is left out and can be sampled: the mean of each is (estimate - truth), to first order."""
+        ...
+
+    @property
+    def optional(self) -> Mapping[str, tuple[str, ...]]:
+        """Terms without which the others still solve the problem to a lower order, each with the biases of its own."""
         ...
 
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kernels.contracts import Draws, Estimator, Positions, SemilinearPDE, Times
@@ -35,6 +35,10 @@ class Averaged:
     @property
     def biases(self) -> tuple[str, ...]:
         return self.estimator.biases
+
+    @property
+    def optional(self) -> Mapping[str, tuple[str, ...]]:
+        return self.estimator.optional
 
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
         if term != self.terms[0]:

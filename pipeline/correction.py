@@ -45,8 +45,9 @@ def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate
 
 
 def linear_method(job: Job, points: int) -> Method:
-    """Feynman-Kac with the driver dropped."""
-    return Method("linear", Purpose.LINEAR, feynman_kac(), job.problem, _owner("linear", job.correction_hash), points)
+    """Feynman-Kac with the driver dropped; all its FLOP go into the value, none into printing its bias."""
+    estimator, owner = replace(feynman_kac(), biases=()), _owner("linear", job.correction_hash)
+    return Method("linear", Purpose.LINEAR, estimator, job.problem, owner, points)
 
 
 def mlp_method(job: Job, points: int, levels: int, samples: int) -> Method:
@@ -57,11 +58,19 @@ def mlp_method(job: Job, points: int, levels: int, samples: int) -> Method:
 
 
 def baseline_methods(job: Job, plan: Plan, points: int, budget: float) -> list[Method]:
-    """The Monte Carlo baselines the report asks for and the correction's FLOP pay for."""
+    """The Monte Carlo baselines the report asks for and the correction's FLOP pay for.
+
+    Raises InputError where the plan has no (n, M) of plain MLP for this ``budget``.
+    """
     chosen = []
     if "linear" in job.model.report.baselines:
         chosen.append(linear_method(job, points))
-    if "mlp" in job.model.report.baselines and plan.mlp is not None:
+    if "mlp" in job.model.report.baselines:
+        if plan.mlp is None or plan.mlp_budget != budget:
+            raise InputError(
+                "report.baselines = [..., mlp]: its n and M are not chosen yet for what this correction spends: "
+                "run `scasml correct` first, or leave it out"
+            )
         chosen.append(mlp_method(job, points, *plan.mlp))
     return [method for method in chosen if method.pilot_price() <= budget]
 

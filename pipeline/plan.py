@@ -6,6 +6,7 @@ the truth. Rank 0 decides once and stores the decision with the run.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ from kernels.unsummed import unsummed
 from kernels.variance_reduction import antithetic, quasi
 from pipeline import catalogue, store
 from pipeline.chunks import MIN_DRAWS
-from pipeline.job import Job, RunFolder
+from pipeline.job import Job, RunFolder, digest
 from pipeline.progress import log
 
 PILOT_POINTS = 8
@@ -119,22 +120,27 @@ def needed(estimator: Estimator, moments: dict[str, Moments], work: dict[str, fl
 
 
 def too_dear(estimator: Estimator, moments: dict[str, Moments], work: dict[str, float]) -> tuple[str, ...]:
-    """Terms after the base whose share of the work would be DEAR times that of all others: to be printed, not summed."""
+    """Optional terms whose share of the work would be DEAR times that of all others: to be printed, not summed."""
     parts = {term: math.sqrt(float(np.mean(moments[term].variance)) * work[term]) for term in estimator.terms}
-    return tuple(term for term in estimator.terms[1:] if parts[term] > DEAR * (sum(parts.values()) - parts[term]))
+    return tuple(term for term in estimator.optional if parts[term] > DEAR * (sum(parts.values()) - parts[term]))
+
+
+def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...], tuple[str, ...]]:
+    """Estimators, Laplacians and pairs that the job lets a pilot choose from."""
+    options = job.model.correction
+    fixed = options.estimator.name != "auto"
+    estimators = (job.resolved["correction"]["estimator"],) if fixed else ESTIMATORS
+    laplacians = LAPLACIANS if options.laplacian == "auto" else (options.laplacian,)
+    return estimators, laplacians, PAIRS if options.pairs == "auto" else (options.pairs,)
 
 
 def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points.
 
-    A term is printed as a bias instead of summed where its noise is too dear, as the remainder's is
-    for a surrogate whose gradient is poor.
+    An optional term is printed as a bias instead of summed where its noise is too dear, as the
+    remainder's is for a surrogate whose gradient is poor.
     """
-    options = job.model.correction
-    fixed = options.estimator.name != "auto"
-    estimators = (job.resolved["correction"]["estimator"],) if fixed else ESTIMATORS
-    laplacians = LAPLACIANS if options.laplacian == "auto" else (options.laplacian,)
-    pairs = PAIRS if options.pairs == "auto" else (options.pairs,)
+    estimators, laplacians, pairs = allowed(job)
     rows = np.unique(np.linspace(0, len(t) - 1, PILOT_POINTS).astype(int))
     t, x = t[rows], x[rows]
     tried: list[Candidate] = []
@@ -195,30 +201,46 @@ def _file(folder: RunFolder) -> Path:
     return folder.path / "plan.json"
 
 
-def _candidate(data: dict[str, Any]) -> Candidate:
-    return Candidate(**{**data, "printed": tuple(data["printed"])})
+def _candidate(job: Job, data: dict[str, Any]) -> Candidate:
+    """The job's own candidate that ``data`` describes; ValueError where the job allows none such."""
+    read = Candidate(**{**data, "printed": tuple(data["printed"])})
+    choices = itertools.product(*allowed(job))
+    own = next((c for c in choices if c == (read.estimator, read.laplacian, read.pairs)), None)
+    if own is None:
+        raise ValueError(f"{read}: not a choice of this job")
+    candidate = Candidate(*own, work=None if read.work is None else float(read.work), printed=read.printed)
+    candidate.build()
+    return candidate
+
+
+def _sizes(data: list[int] | None) -> tuple[int, int] | None:
+    """(n, M) of the MLP baseline; ValueError for sizes that no pilot tries."""
+    if data is None:
+        return None
+    levels, samples = data
+    return MLP_LEVELS[MLP_LEVELS.index(levels)], MLP_SAMPLES[MLP_SAMPLES.index(samples)]
 
 
 def load_plan(folder: RunFolder, job: Job) -> Plan | None:
-    """The stored decision of this very correction, or None."""
+    """The stored decision of this very correction, or None where there is none that the job allows, whole and unchanged."""
     try:
         data = json.loads(_file(folder).read_text(encoding="utf-8"))
-        if data.pop("correction_hash") != job.correction_hash:
+        if data.pop("sha256") != digest(data) or data.pop("correction_hash") != job.correction_hash:
             return None
-        data["chosen"] = _candidate(data["chosen"])
-        data["tried"] = tuple(_candidate(c) for c in data["tried"])
-        data["mlp"] = None if data["mlp"] is None else (int(data["mlp"][0]), int(data["mlp"][1]))
-        plan = Plan(**data)
-        plan.chosen.build()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Plan(
+            chosen=_candidate(job, data["chosen"]),
+            tried=tuple(_candidate(job, c) for c in data["tried"]),
+            mlp=_sizes(data["mlp"]),
+            mlp_budget=float(data["mlp_budget"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None
-    return plan
 
 
 def save_plan(folder: RunFolder, job: Job, plan: Plan) -> None:
-    """Store a decision with the run."""
+    """Store a decision with the run, under the SHA-256 of its content."""
     content = {"correction_hash": job.correction_hash, **asdict(plan)}
-    store.commit(_file(folder), (json.dumps(content, indent=2) + "\n").encode())
+    store.commit(_file(folder), (json.dumps({"sha256": digest(content), **content}, indent=2) + "\n").encode())
 
 
 def correction_plan(folder: RunFolder, job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:

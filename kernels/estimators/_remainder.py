@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -12,6 +12,9 @@ from kernels.streams import Stream
 
 REMAINDER, HIGHER_ORDER = "remainder", "higher order"
 """The term that adds E int D F(v, sigma^T grad v) ds, F what a linearisation of f at 0 misses; and what the term misses."""
+
+OPTIONAL: Mapping[str, tuple[str, ...]] = {REMAINDER: (HIGHER_ORDER,)}
+"""Without its remainder a linearisation is of first order in what it is linearised in."""
 
 Inner = tuple[Paths, Vectors]
 """A draw of (v, sigma^T grad v)."""

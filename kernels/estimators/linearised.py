@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from kernels.contracts import NORMAL_FLOP, Draws, Paths, Positions, SemilinearPDE, Times
 from kernels.estimators._linear_path import LinearPath, arcsine_times
-from kernels.estimators._remainder import HIGHER_ORDER, REMAINDER, remainder, remainder_flop
+from kernels.estimators._remainder import HIGHER_ORDER, OPTIONAL, REMAINDER, remainder, remainder_flop
 from kernels.streams import Stream
 
 THIN = 2.0**-1.5
@@ -52,6 +54,7 @@ class Linearised:
 
     terms: tuple[str, ...] = ("linear", "time step", REMAINDER)
     biases: tuple[str, ...] = (HIGHER_ORDER,)
+    optional: ClassVar[Mapping[str, tuple[str, ...]]] = OPTIONAL
 
     @torch.no_grad()
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:

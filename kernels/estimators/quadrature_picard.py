@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,6 +96,10 @@ class QuadraturePicard:
     @property
     def biases(self) -> tuple[str, ...]:
         return (*self.history.biases, QUADRATURE)
+
+    @property
+    def optional(self) -> Mapping[str, tuple[str, ...]]:
+        return self.history.optional
 
     @torch.no_grad()
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
 
 from kernels.contracts import NORMAL_FLOP, Draws, Linearisable, Paths, Positions, SemilinearPDE, Times, Vectors
-from kernels.estimators._remainder import HIGHER_ORDER, REMAINDER, remainder, remainder_flop
+from kernels.estimators._remainder import HIGHER_ORDER, OPTIONAL, REMAINDER, remainder, remainder_flop
 from kernels.streams import Stream
 
 COMBINATIONS = {
@@ -56,6 +58,7 @@ class Telescoped:
 
     terms: tuple[str, ...] = ("telescoped", "time step", REMAINDER)
     biases: tuple[str, ...] = ("time step left", HIGHER_ORDER)
+    optional: ClassVar[Mapping[str, tuple[str, ...]]] = OPTIONAL
 
     @torch.no_grad()
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -199,6 +199,7 @@ class LevelOne:
     inner: Any
     terms: tuple[str, ...] = ("level 1",)
     biases: tuple[str, ...] = ()
+    optional: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def sample(self, problem: SemilinearPDE, t: Tensor, x: Tensor, term: str, draws: int, stream: Stream) -> Tensor:
         return self.inner.sample(problem, t, x, term, draws, stream)

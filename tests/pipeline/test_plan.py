@@ -1,0 +1,211 @@
+"""What a pilot decides: what may be printed instead of summed, and that every choice corrects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kernels.streams import Purpose, Stream
+from pipeline import catalogue, plan, run
+from pipeline.chunks import MIN_DRAWS
+from pipeline.correction import baseline_methods
+from pipeline.errors import InputError
+from pipeline.estimate import predict
+from pipeline.job import Job, RunFolder, digest, load_job
+from pipeline.report import Report
+
+from conftest import TINY  # isort: skip
+
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "linearised": {"times": 2},
+    "telescoped": {"steps": 4},
+    "picard": {"levels": 2, "samples": 2},
+    "quadrature_picard": {"levels": 2, "samples": 2, "nodes": 2},
+}
+every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
+
+
+def job(folder: Path, *, report: dict[str, Any] | None = None, **correction: Any) -> Job:
+    """A job of four dimensions with a laplacian taken exactly and 32 points."""
+    data = TINY | {
+        "problem": {"name": "viscous_burgers", "dim": 4},
+        "correction": {"laplacian": "exact", "points": 32, "max_paths": 40_000, "bounds": False, "pairs": "none"} | correction,
+        "report": report or {"baselines": ["surrogate"]},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.yaml").write_text(yaml.safe_dump(data))
+    return load_job(folder / "job.yaml")
+
+
+def corrected(folder: Path, **correction: Any) -> Report:
+    return run(job(folder, **correction), out=folder / "run", progress=False)
+
+
+def test_every_estimator_of_the_catalogue_that_sees_the_driver_is_tried_here() -> None:
+    assert {*ESTIMATORS, "feynman_kac"} == set(catalogue.names("estimators"))
+
+
+@every_estimator
+def test_a_corrected_value_is_nearer_to_the_truth_than_its_surrogate(name: str, tmp_path: Path) -> None:
+    """Half the surrogate's error is left at most; a correction whose terms are printed instead of summed leaves all of it."""
+    report = corrected(tmp_path, estimator={"name": name, **ESTIMATORS[name]})
+    errors = {method: report.errors(method)["rel_l2"] for method in ("surrogate", "scasml")}
+    assert errors["scasml"] is not None and errors["surrogate"] is not None
+    assert errors["scasml"] < 0.5 * errors["surrogate"]
+    assert set(report.plan.chosen.printed) <= set(plan.Candidate(report.plan.chosen.estimator, "exact", "none").build().optional)
+
+
+def test_a_correction_that_drops_the_driver_says_how_far_off_it_is(tmp_path: Path) -> None:
+    """Its value is the surrogate's; its intervals, of width 0 by their standard errors alone, are as wide as the residual."""
+    report = corrected(tmp_path, estimator="feynman_kac")
+    surrogate, scasml = report.errors("surrogate"), report.errors("scasml")
+    assert scasml["rel_l2"] == surrogate["rel_l2"] and scasml["rel_se"] == 0.0
+    assert scasml["bias_estimate"] == pytest.approx(surrogate["rel_l2"], rel=0.5)
+    assert scasml["coverage"] is not None and scasml["coverage"] > 0.8
+
+
+@pytest.mark.parametrize("name", [*ESTIMATORS, "feynman_kac"])
+def test_however_dear_a_term_is_only_an_optional_one_is_printed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "DEAR", 0.0)
+    given = job(tmp_path, estimator={"name": name, **ESTIMATORS.get(name, {})})
+    t, x = given.problem.sample_points(8, Stream(0, Purpose.POINTS))
+    for candidate in plan.choose(given, given.surrogate(), t, x).tried:
+        assert candidate.printed == tuple(given.estimator().optional)
+        assert candidate.build().terms
+
+
+# The stored decision.
+
+DECISION = plan.Candidate({"name": "telescoped", "steps": 8}, 8, "antithetic", work=1.5e9, printed=("remainder",))
+OTHER = plan.Candidate({"name": "linearised", "times": 1, "steps": 1}, "exact", "none", work=0.0)
+STORED = plan.Plan(DECISION, (OTHER, DECISION), mlp=(2, 4), mlp_budget=1.0e11 / 3.0)
+AUTO = {"estimator": "auto", "laplacian": "auto", "pairs": "auto"}
+
+
+def stored(folder: Path, edit: Callable[[dict[str, Any]], None] | None = None, *, signed: bool = True) -> tuple[RunFolder, Job]:
+    """STORED in a run's folder, with an edit of its file that another program may have signed again."""
+    run_folder, given = RunFolder(folder), job(folder, **AUTO)
+    plan.save_plan(run_folder, given, STORED)
+    if edit is not None:
+        data = json.loads((folder / "plan.json").read_text())
+        edit(data)
+        if signed:
+            del data["sha256"]
+            data["sha256"] = digest(data)
+        (folder / "plan.json").write_text(json.dumps(data))
+    return run_folder, given
+
+
+def test_a_stored_plan_is_read_again_as_it_was(tmp_path: Path) -> None:
+    assert plan.load_plan(*stored(tmp_path)) == STORED
+    plan.save_plan(RunFolder(tmp_path), job(tmp_path, **AUTO), replace(STORED, mlp=None))
+    assert plan.load_plan(RunFolder(tmp_path), job(tmp_path, **AUTO)) == replace(STORED, mlp=None)
+    assert plan.load_plan(*stored(tmp_path, lambda data: None)) == STORED
+
+
+def test_a_plan_that_another_hand_has_changed_is_not_used(tmp_path: Path) -> None:
+    def other_budget(data: dict[str, Any]) -> None:
+        data["mlp_budget"] += 1.0
+
+    assert plan.load_plan(*stored(tmp_path, other_budget, signed=False)) is None
+    for content in ("", "[]", "{}", "null", "[" * 100_000, (tmp_path / "plan.json").read_text()[:-40]):
+        (tmp_path / "plan.json").write_text(content)
+        assert plan.load_plan(RunFolder(tmp_path), job(tmp_path, **AUTO)) is None
+
+
+def putting(value: Any, *path: Any) -> Callable[[dict[str, Any]], None]:
+    def edit(data: dict[str, Any]) -> None:
+        node: Any = data
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        putting("h", "correction_hash"),
+        putting(9, "chosen", "estimator", "steps"),
+        putting({"name": "picard", "levels": 2, "samples": 4}, "tried", 0, "estimator"),
+        putting(3, "chosen", "laplacian"),
+        putting("triple", "chosen", "pairs"),
+        putting(["telescoped"], "chosen", "printed"),
+        putting("remainder", "chosen", "printed"),
+        putting(["remainder", "remainder"], "chosen", "printed"),
+        putting("much", "chosen", "work"),
+        putting(1, "chosen", "more"),
+        putting([9, 4], "mlp"),
+        putting([2, 3], "mlp"),
+        putting([2], "mlp"),
+        putting(None, "mlp_budget"),
+    ],
+)
+def test_a_plan_that_this_job_does_not_allow_is_not_used(edit: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
+    assert plan.load_plan(*stored(tmp_path, edit)) is None
+
+
+def test_a_plan_of_other_options_of_the_named_estimator_is_not_used(tmp_path: Path) -> None:
+    given = job(tmp_path, estimator={"name": "linearised", "times": 2})
+    for times, expected in ((2, True), (3, False)):
+        chosen = plan.Candidate({"name": "linearised", "times": times, "steps": 1}, "exact", "none", work=1.0)
+        plan.save_plan(RunFolder(tmp_path), given, plan.Plan(chosen, (chosen,)))
+        assert (plan.load_plan(RunFolder(tmp_path), given) is not None) is expected
+
+
+# Plain multilevel Picard, and what a tolerance takes.
+
+
+def test_the_sizes_of_plain_multilevel_picard_can_be_paid_and_grow_with_the_budget(tmp_path: Path) -> None:
+    given = job(tmp_path)
+    t, x = given.problem.sample_points(32, Stream(0, Purpose.POINTS))
+    found = [plan.best_mlp(given, len(t), budget, t, x) for budget in (1e5, 1e8, 1e10)]
+    assert found[0] == (1, 1)
+    for (n, m), budget in zip(found[1:], (1e8, 1e10), strict=True):
+        method = plan.picard(levels=n, samples=m)
+        assert n in plan.MLP_LEVELS and m in plan.MLP_SAMPLES
+        assert len(t) * MIN_DRAWS * sum(method.flop(given.problem, term, 1) for term in method.terms) <= budget
+    assert found[-1][0] > 1
+
+
+def test_plain_multilevel_picard_that_was_not_planned_for_this_budget_is_asked_for_not_left_out(tmp_path: Path) -> None:
+    given = job(tmp_path, report={"baselines": ["mlp"]}, **AUTO)
+    for unplanned in (replace(STORED, mlp=None), replace(STORED, mlp_budget=0.0)):
+        with pytest.raises(InputError, match="run `scasml correct` first"):
+            baseline_methods(given, unplanned, 32, STORED.mlp_budget)
+    (method,) = baseline_methods(given, STORED, 32, STORED.mlp_budget)
+    assert method.name == "mlp-2-4"
+    assert baseline_methods(job(tmp_path), replace(STORED, mlp=None), 32, 1.0) == []
+
+
+def test_a_report_that_adds_plain_multilevel_picard_waits_for_its_correction(tmp_path: Path, scasml: Callable[..., Any]) -> None:
+    out = tmp_path / "run"
+    small = {"estimator": {"name": "linearised", "times": 2}, "max_paths": 20_000}
+    run(job(tmp_path, report={"baselines": ["linear"]}, **small), out=out, progress=False)
+    job(tmp_path, report={"baselines": ["linear", "mlp"]}, **small)
+    refused = scasml("report", tmp_path / "job.yaml", "--out", out)
+    assert refused.status == 2 and "run `scasml correct` first" in refused.err
+    for command in ("correct", "report"):
+        assert scasml(command, tmp_path / "job.yaml", "--out", out).status == 0
+    assert "mlp" in json.loads((out / "report.json").read_text())["methods"]
+
+
+@pytest.mark.parametrize("rtol", [0.01, 0.003])
+def test_a_prediction_is_within_a_factor_of_two_of_what_the_run_spends(rtol: float, tmp_path: Path) -> None:
+    given = job(tmp_path, rtol=rtol, max_paths=10_000_000, estimator={"name": "linearised", "times": 2})
+    report = run(given, out=tmp_path / "run", progress=False)
+    spent = report.methods["scasml"]
+    found = predict(given, RunFolder(tmp_path / "run"))
+    assert found.met is True and report.tolerance_met is True
+    assert spent.paths is not None and spent.flop is not None
+    assert 0.5 < found.paths / spent.paths < 2.0
+    assert 0.5 < found.flop / spent.flop < 2.0
