@@ -21,11 +21,11 @@ from torch import nn
 from kernels.contracts import Surrogate
 from kernels.streams import Purpose, Stream
 from pipeline import catalogue, training
-from pipeline.correction import check_paths, scasml_method
+from pipeline.correction import check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
-from pipeline.estimate import dearest_choice
+from pipeline.estimate import dearest_method
 from pipeline.files import release
-from pipeline.folders import check_folder, prepare
+from pipeline.folders import prepare
 from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
 from pipeline.points import count
@@ -36,8 +36,6 @@ from pipeline.resources import check_resources, check_writable
 from pipeline.stages import begun, interruptions, stage
 from pipeline.team import Overlapped, Together
 from pipeline.training import memory_needed, one_thread, train_here, train_stage
-
-__all__ = ["check_folder", "prepare"]
 
 OBJECT_STORE_BYTES = 100_000_000
 PROBE_SECONDS = 5.0
@@ -63,7 +61,7 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
     points = count(job)
     check_resources(job, memory_needed(job), on_ray=on_ray)
     check_derivatives(job, surrogate, objective)
-    check_paths(job, scasml_method(job, surrogate, points, dearest_choice(job)))
+    check_paths(job, dearest_method(job, surrogate, points))
 
 
 def check_functions(job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 
@@ -15,9 +16,9 @@ from pipeline.chunks import POINTS_PER_BLOCK
 from pipeline.correction import base_values, linear_method, scasml_method
 from pipeline.fanout import compute
 from pipeline.job import Job, RunFolder
-from pipeline.plan import ESTIMATORS, LAPLACIANS, PAIRS, Candidate, Plan, choose, load_plan
+from pipeline.plan import Candidate, Plan, allowed, choose, load_plan
 from pipeline.points import count, points_of
-from pipeline.tally import Tally, within
+from pipeline.tally import Method, Tally, within
 from pipeline.training import memory_needed, one_thread, trained_surrogate, training_flop
 
 SHARE_OF_GEMM = 0.5
@@ -38,14 +39,11 @@ def gemm_rate() -> float:
         return count * 2.0 * a.shape[0] * b.numel() / (time.perf_counter() - began)
 
 
-def dearest_choice(job: Job) -> Candidate:
+def dearest_method(job: Job, surrogate: Surrogate, points: int) -> Method:
     """The candidate that needs most paths for an error bar: what is known of a correction before its pilot."""
-    options = job.model.correction
-    return Candidate(
-        ESTIMATORS[0] if options.estimator.name == "auto" else job.resolved["correction"]["estimator"],
-        LAPLACIANS[0] if options.laplacian == "auto" else options.laplacian,
-        PAIRS[-1] if options.pairs == "auto" else options.pairs,
-    )
+    candidates = (Candidate(*choice) for choice in itertools.product(*allowed(job)))
+    methods = (scasml_method(job, surrogate, points, candidate) for candidate in candidates)
+    return max(methods, key=Method.pilot_price)
 
 
 def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
@@ -56,7 +54,7 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     parameters = sum(p.numel() for p in surrogate.parameters())  # type: ignore[attr-defined]
     train_flop = training_flop(job, surrogate)
     points = count(job)
-    method = scasml_method(job, surrogate, points, dearest_choice(job))
+    method = dearest_method(job, surrogate, points)
     draws = correction.max_paths / method.coupled
     correct_flop = draws * method.prices.work[0]
     chunks = draws / method.layout.draws[0] / min(POINTS_PER_BLOCK, points)

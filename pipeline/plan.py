@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 
 from kernels.contracts import Estimator, SemilinearPDE, Surrogate
+from kernels.coupled_streams import MAX_DIM
 from kernels.defect import defect
 from kernels.estimators.picard import picard
 from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
 from kernels.unsummed import unsummed
 from kernels.variance_reduction import antithetic, quasi
-from pipeline import catalogue, store
+from pipeline import catalogue
 from pipeline.chunks import MIN_DRAWS
+from pipeline.files import commit
 from pipeline.job import Job, RunFolder, digest
 from pipeline.progress import log
 
@@ -131,7 +133,8 @@ def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...]
     fixed = options.estimator.name != "auto"
     estimators = (job.resolved["correction"]["estimator"],) if fixed else ESTIMATORS
     laplacians = LAPLACIANS if options.laplacian == "auto" else (options.laplacian,)
-    return estimators, laplacians, PAIRS if options.pairs == "auto" else (options.pairs,)
+    pairs = tuple(pair for pair in PAIRS if pair != "quasi" or job.problem.dim <= MAX_DIM)
+    return estimators, laplacians, pairs if options.pairs == "auto" else (options.pairs,)
 
 
 def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
@@ -204,11 +207,11 @@ def _file(folder: RunFolder) -> Path:
 def _candidate(job: Job, data: dict[str, Any]) -> Candidate:
     """The job's own candidate that ``data`` describes; ValueError where the job allows none such."""
     read = Candidate(**{**data, "printed": tuple(data["printed"])})
-    choices = itertools.product(*allowed(job))
-    own = next((c for c in choices if c == (read.estimator, read.laplacian, read.pairs)), None)
-    if own is None:
+    work = None if read.work is None else float(read.work)
+    choices = [Candidate(e, laplacian, pairs, work, read.printed) for e, laplacian, pairs in itertools.product(*allowed(job))]
+    if read not in choices:
         raise ValueError(f"{read}: not a choice of this job")
-    candidate = Candidate(*own, work=None if read.work is None else float(read.work), printed=read.printed)
+    candidate = choices[choices.index(read)]
     candidate.build()
     return candidate
 
@@ -240,7 +243,7 @@ def load_plan(folder: RunFolder, job: Job) -> Plan | None:
 def save_plan(folder: RunFolder, job: Job, plan: Plan) -> None:
     """Store a decision with the run, under the SHA-256 of its content."""
     content = {"correction_hash": job.correction_hash, **asdict(plan)}
-    store.commit(_file(folder), (json.dumps({"sha256": digest(content), **content}, indent=2) + "\n").encode())
+    commit(_file(folder), (json.dumps({"sha256": digest(content), **content}, indent=2) + "\n").encode())
 
 
 def correction_plan(folder: RunFolder, job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline import store
 from pipeline.figures import page
+from pipeline.files import commit
 from pipeline.job import Job, RunFolder
 from pipeline.report import Report
 
@@ -51,8 +52,8 @@ GRADIENT_NAMES = {
 def save(report: Report, folder: RunFolder) -> None:
     """Commit report.json, report.html and report.h5; the HDF5 file last: it marks the run finished."""
     summary = report.summary()
-    store.commit(folder.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
-    store.commit(folder.page, page(report).encode())
+    commit(folder.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    commit(folder.page, page(report).encode())
     columns = variables(report)
 
     def fill(file: Any) -> None:

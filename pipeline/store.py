@@ -28,8 +28,6 @@ from pipeline.files import commit
 from pipeline.owner import CORRECTION, TRAINING, explained
 from pipeline.provenance import provenance
 
-__all__ = ["commit"]
-
 VERSION = 3
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAGIC = b"\nscasml sha256 "

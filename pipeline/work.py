@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import store
-from pipeline.dag import check_folder, preflight, prepare
+from pipeline.dag import preflight
 from pipeline.errors import InputError
 from pipeline.figures import page
+from pipeline.files import commit
+from pipeline.folders import check_folder, prepare
 from pipeline.job import Job, RunFolder, digest, load_jobs
 from pipeline.reading import parse_override, read_mapping
 from pipeline.report import fold
@@ -53,11 +54,11 @@ class Work:
         Raises InputError where the chunks are gone that a page is drawn from.
         """
         if not self.folder.summary.exists():
-            store.commit(self.folder.summary, (json.dumps(summary, indent=2) + "\n").encode())
+            commit(self.folder.summary, (json.dumps(summary, indent=2) + "\n").encode())
         if not self.folder.page.exists():
             report = fold(self.folder, self.folder.load(), resumed=summary["resumed"])
             report.seconds.update({stage: spent["seconds"] for stage, spent in summary["stages"].items()})
-            store.commit(self.folder.page, page(report).encode())
+            commit(self.folder.page, page(report).encode())
 
     @property
     def files(self) -> list[str]:
