@@ -204,11 +204,11 @@ def _file(folder: RunFolder) -> Path:
 def _candidate(job: Job, data: dict[str, Any]) -> Candidate:
     """The job's own candidate that ``data`` describes; ValueError where the job allows none such."""
     read = Candidate(**{**data, "printed": tuple(data["printed"])})
-    choices = itertools.product(*allowed(job))
-    own = next((c for c in choices if c == (read.estimator, read.laplacian, read.pairs)), None)
-    if own is None:
+    work = None if read.work is None else float(read.work)
+    choices = [Candidate(e, laplacian, pairs, work, read.printed) for e, laplacian, pairs in itertools.product(*allowed(job))]
+    if read not in choices:
         raise ValueError(f"{read}: not a choice of this job")
-    candidate = Candidate(*own, work=None if read.work is None else float(read.work), printed=read.printed)
+    candidate = choices[choices.index(read)]
     candidate.build()
     return candidate
 
