@@ -15,17 +15,6 @@ MANY = 1e6
 """Degrees of freedom from which Student's law is the normal one."""
 
 
-def normal_quantile(confidence: float) -> float:
-    """Half-width in standard errors of a two-sided interval at ``confidence``.
-
-    >>> round(normal_quantile(0.95), 6)
-    1.959964
-    """
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence is a probability strictly between 0 and 1, not {confidence}")
-    return float(ndtri(0.5 + confidence / 2.0))
-
-
 def welch(parts: Iterable[tuple[Array, Array | float]]) -> Array:
     """Degrees of freedom of a sum of independent means (Welch 1947, Satterthwaite 1946), inf where nothing varies.
 
@@ -43,13 +32,16 @@ def welch(parts: Iterable[tuple[Array, Array | float]]) -> Array:
 def student_quantile(confidence: float, freedom: Array | float, intervals: int = 1) -> Array:
     """Half-width in standard errors of two-sided intervals by means with ``freedom`` degrees of freedom.
 
-    At ``confidence`` for one interval alone, or for ``intervals`` independent ones together (Sidak 1967).
+    At ``confidence`` for one interval alone, or for ``intervals`` independent ones together (Sidak 1967);
+    ValueError where that is no probability strictly between 0 and 1.
 
     >>> student_quantile(0.95, np.array([15.0, np.inf])).round(4).tolist()
     [2.1314, 1.96]
     >>> student_quantile(0.95, np.inf, 1000).round(2).tolist()
     4.05
     """
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence is a probability strictly between 0 and 1, not {confidence}")
     tail = -0.5 * np.expm1(np.log(confidence) / intervals)
     many = np.minimum(freedom, MANY)
     return np.where(np.asarray(freedom) >= MANY, -ndtri(tail), -stdtrit(many, tail))
@@ -86,7 +78,7 @@ def rms_interval(mean: Array, error: Array, confidence: float) -> tuple[float, f
     square, noise = np.square(mean), np.square(error)
     excess = square - noise
     variance = max(0.0, 4.0 * float((excess * noise).sum())) + 2.0 * float(np.square(noise).sum())
-    half = normal_quantile(confidence) * float(np.sqrt(variance)) / mean.size
+    half = student_quantile(confidence, np.inf) * float(np.sqrt(variance)) / mean.size
     low, middle, high = (float(np.sqrt(max(0.0, excess.mean() + k * half))) for k in (-1.0, 0.0, 1.0))
     return low, middle, high
 
@@ -95,7 +87,7 @@ def noise_interval(bias: Array, error: Array, confidence: float) -> tuple[float,
     """(low, estimate, high) of the root mean square that estimates with these biases and standard errors are off by."""
     square, noise = np.square(bias), np.square(error)
     variance = 4.0 * square * noise + 2.0 * np.square(noise)
-    half = normal_quantile(confidence) * float(np.sqrt(variance.sum())) / bias.size
+    half = student_quantile(confidence, np.inf) * float(np.sqrt(variance.sum())) / bias.size
     low, middle, high = (float(np.sqrt(max(0.0, (square + noise).mean() + k * half))) for k in (-1.0, 0.0, 1.0))
     return low, middle, high
 

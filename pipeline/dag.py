@@ -25,12 +25,13 @@ from pipeline.correction import check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method
 from pipeline.files import release
+from pipeline.fold import fold
 from pipeline.folders import prepare
 from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
 from pipeline.points import count
 from pipeline.progress import followed, log
-from pipeline.report import Report, fold
+from pipeline.report import Report
 from pipeline.report_files import save
 from pipeline.resources import check_resources, check_writable
 from pipeline.stages import begun, interruptions, stage

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from kernels.defect import defect
 from pipeline import catalogue
 from pipeline.errors import InputError
 from pipeline.messages import explain, shown
-from pipeline.reading import read_mapping, set_key
+from pipeline.reading import read_mapping, set_key, variants
 from pipeline.schema import AUTO, DEFAULTS, DomainPoints, JobModel, PointsFile
 from pipeline.weights import read_weights
 
@@ -38,11 +36,6 @@ CHOICES = {
     "correction.estimator": "estimators",
 }
 """Keys that name an entry of the catalogue, and the room it stands in; ``problem`` is the fifth, and may be a file."""
-
-LARGEST_SWEEP = 10_000
-
-LARGEST_OPTIONS = {"levels": 10, "nodes": 200}
-"""Options of an estimator beyond which no machine would come to an end, whatever the others are."""
 
 PROBES = 8
 """Random directions of the Laplacian that planning counts with where a pilot is to choose them."""
@@ -234,7 +227,7 @@ def load_jobs(path: str | Path, overrides: dict[str, Any] | None = None) -> list
         set_key(data, key, value)
     sweep = data.pop("sweep", None)
     jobs = []
-    for swept in _variants(sweep):
+    for swept in variants(sweep):
         for key in set(swept) & set(overrides or {}):
             raise InputError(
                 f"--set {key}: the job's sweep sets it, to {shown(swept[key])}; override sweep instead, or drop it there"
@@ -244,28 +237,6 @@ def load_jobs(path: str | Path, overrides: dict[str, Any] | None = None) -> list
             set_key(copy, key, value)
         jobs.append(job_from(copy, path.parent, swept))
     return jobs
-
-
-def _variants(sweep: Any) -> list[dict[str, Any]]:
-    """What each run of a sweep sets: every combination of a mapping's lists, or each mapping of a list as it stands."""
-    if sweep is None:
-        return [{}]
-    if isinstance(sweep, list) and sweep and all(isinstance(run, dict) and run for run in sweep):
-        variants = [dict(run) for run in sweep]
-    elif isinstance(sweep, dict) and all(isinstance(v, list) and v for v in sweep.values()):
-        if math.prod(map(len, sweep.values())) > LARGEST_SWEEP:
-            raise InputError(
-                f"sweep: {math.prod(map(len, sweep.values())):,} runs, and at most {LARGEST_SWEEP:,} are served: "
-                "split it into several job files"
-            )
-        variants = [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
-    else:
-        raise InputError(
-            f"sweep = {shown(sweep)}: should map keys to non-empty lists of values, for example "
-            "sweep: {training.steps: [500, 1500], seed: [0, 1, 2]}, or list the runs, for example "
-            "[{problem.dim: 20, training.steps: 500}, {problem.dim: 40, training.steps: 1500}]"
-        )
-    return variants
 
 
 def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> Job:
@@ -290,14 +261,7 @@ def job_from(data: dict[str, Any], folder: Path, swept: Mapping[str, Any] | None
 def _check(job: Job) -> None:
     """Rules over several keys, and those that need the parts built."""
     training, points = job.model.training, job.model.correction.points
-    for option, largest in LARGEST_OPTIONS.items():
-        value = job.resolved["correction"]["estimator"].get(option, 0)
-        if value > largest:
-            raise InputError(
-                f"correction.estimator.{option} = {shown(value)}: should be at most {largest}: the work grows so fast with it that "
-                "no more could ever run; lower it"
-            )
-    for required in (job.problem, job.estimator()):
+    for required in (job.resolved, job.problem, job.estimator()):
         assert required is not None
     block = SAMPLE_BLOCK * max(1, training.workers)
     if training.batch % block:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import re
 from copy import deepcopy
@@ -16,6 +18,7 @@ from pipeline.messages import shown
 from pipeline.schema import DEFAULTS
 
 LARGEST_FILE = 1_000_000
+LARGEST_SWEEP = 10_000
 
 _FAILURES = (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError)
 
@@ -90,3 +93,25 @@ def set_key(data: dict[str, Any], key: str, value: Any) -> None:
             raise InputError(f"{key}: '{parent}' is {shown(inner)}, not a mapping that could hold '{last}'")
         data = inner
     data[last] = deepcopy(value)
+
+
+def variants(sweep: Any) -> list[dict[str, Any]]:
+    """What each run of a sweep sets: every combination of a mapping's lists, or each mapping of a list as it stands."""
+    if sweep is None:
+        return [{}]
+    if isinstance(sweep, list) and sweep and all(isinstance(run, dict) and run for run in sweep):
+        variants = [dict(run) for run in sweep]
+    elif isinstance(sweep, dict) and all(isinstance(v, list) and v for v in sweep.values()):
+        if math.prod(map(len, sweep.values())) > LARGEST_SWEEP:
+            raise InputError(
+                f"sweep: {math.prod(map(len, sweep.values())):,} runs, and at most {LARGEST_SWEEP:,} are served: "
+                "split it into several job files"
+            )
+        variants = [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+    else:
+        raise InputError(
+            f"sweep = {shown(sweep)}: should map keys to non-empty lists of values, for example "
+            "sweep: {training.steps: [500, 1500], seed: [0, 1, 2]}, or list the runs, for example "
+            "[{problem.dim: 20, training.steps: 500}, {problem.dim: 40, training.steps: 1500}]"
+        )
+    return variants

@@ -13,10 +13,10 @@ from pipeline.dag import preflight
 from pipeline.errors import InputError
 from pipeline.figures import page
 from pipeline.files import commit
+from pipeline.fold import fold
 from pipeline.folders import check_folder, prepare
 from pipeline.job import Job, RunFolder, digest, load_jobs
 from pipeline.reading import parse_override, read_mapping
-from pipeline.report import fold
 from pipeline.report_files import finished
 from pipeline.resources import check_writable
 from pipeline.training import trained_surrogate

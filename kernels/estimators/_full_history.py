@@ -41,6 +41,10 @@ class TimeRule(Protocol):
         ...
 
 
+MAX_LEVELS = 10
+"""Levels beyond which no machine would come to an end, whatever the samples are."""
+
+
 @dataclass(frozen=True)
 class FullHistory:
     """U_n(t, x) and its z, U_0 = 0, from ``samples`` = M to the powers below:
@@ -70,6 +74,8 @@ class FullHistory:
     def __post_init__(self) -> None:
         if self.levels < 1 or self.samples < 1:
             raise ValueError(f"levels = {self.levels}, samples = {self.samples}: multilevel Picard needs both to be at least 1")
+        if self.levels > MAX_LEVELS:
+            raise ValueError(f"levels = {self.levels}: should be at most {MAX_LEVELS}, work grows so fast with it; lower it")
 
     @property
     def terms(self) -> tuple[str, ...]:

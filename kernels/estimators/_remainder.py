@@ -23,6 +23,12 @@ Gather = Callable[[Paths, Vectors, Stream], Paths]
 """What is gathered at the end of a path: (s, X_s, probes) -> (paths,)."""
 
 
+def root_time(left: Paths, stream: Stream) -> tuple[Paths, Paths]:
+    """Elapsed time rho (T-s) with rho of density 1/(2 sqrt rho), left = T-s, and left over that density."""
+    rho = stream.uniform(len(left)).square()
+    return rho * left, 2.0 * left * rho.sqrt()
+
+
 class Local:
     """Inner estimates of (v, sigma grad v) at a batch of (s, x), for the problem linearised there."""
 
@@ -40,15 +46,10 @@ class Local:
         (y_a, z_a), (y_b, z_b) = a, b
         return 0.25 * (self.excess(y_a + y_b, z_a + z_b) - self.excess(y_a - y_b, z_a - z_b))
 
-    def _time(self, stream: Stream) -> tuple[Paths, Paths]:
-        """Elapsed time rho (T-s) with rho of density 1/(2 sqrt rho), and (T-s) over it."""
-        rho = stream.uniform(len(self.s)).square()
-        return rho * self.left, 2.0 * self.left * rho.sqrt()
-
     def inner(self, stream: Stream) -> Inner:
         """One draw of the linear part: one random time, slopes frozen, Bismut-Elworthy-Li weight."""
         problem = self.problem
-        elapsed, over_density = self._time(stream)
+        elapsed, over_density = root_time(self.left, stream)
         x_r, weight = problem.law.travel(self.s, self.x, elapsed, stream, self.f_z)
         source = problem.at((self.s + elapsed).clamp_max(problem.horizon), x_r, stream, with_source=True).source()
         y = over_density * torch.exp(self.f_y * elapsed) * source
@@ -63,7 +64,7 @@ class Local:
     def unfrozen(self, stream: Stream) -> Inner:
         """One draw of twice (slopes renewed half-way - slopes frozen): what freezing costs ``inner``, to first order."""
         problem = self.problem
-        elapsed, over_density = self._time(stream)
+        elapsed, over_density = root_time(self.left, stream)
         y, z = self._halves(elapsed, stream, self._source(over_density))
         if problem.zero_terminal:
             return y, z
@@ -92,7 +93,7 @@ class Local:
     def second(self, stream: Stream) -> Inner:
         """One draw of the second-order part: the product of two inner estimates at one random time."""
         problem = self.problem
-        elapsed, over_density = self._time(stream)
+        elapsed, over_density = root_time(self.left, stream)
         x_r, weight = problem.law.travel(self.s, self.x, elapsed, stream, self.f_z)
         r = (self.s + elapsed).clamp_max(problem.horizon)
         there = Local(problem, r, x_r, problem.at(r, x_r, stream, with_source=False))

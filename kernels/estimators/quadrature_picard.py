@@ -63,6 +63,10 @@ def _node(problem: SemilinearPDE, t: Paths, x: Vectors, rho: float, q: float, no
     return Node((t + rho * left).clamp_max(problem.horizon), x_s, q * left, weight, nested)
 
 
+MAX_NODES = 200
+"""Nodes beyond which no machine would come to an end, each of them with a nested estimate."""
+
+
 def gauss_legendre(nodes: int) -> tuple[list[float], list[float]]:
     """Nodes and weights on [0, 1]: exact for polynomials of degree 2 nodes - 1."""
     x, q = np.polynomial.legendre.leggauss(nodes)
@@ -147,6 +151,6 @@ def quadrature_picard(*, levels: int = 2, samples: int = 4, nodes: int = 3) -> Q
     :param samples: base M of the number of draws a level, at least 1
     :param nodes: nodes of a time integral, at least 1
     """
-    if nodes < 1:
-        raise ValueError(f"nodes = {nodes}: a quadrature needs at least one")
+    if not 1 <= nodes <= MAX_NODES:
+        raise ValueError(f"nodes = {nodes}: should be at least 1 and at most {MAX_NODES}")
     return QuadraturePicard(FullHistory(levels, samples, GaussLegendre(nodes)))

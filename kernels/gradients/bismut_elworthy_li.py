@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels.contracts import NORMAL_FLOP, Paths, Positions, SemilinearPDE, Times, Vectors
-from kernels.estimators._remainder import Inner, Local
+from kernels.estimators._remainder import Inner, Local, root_time
 from kernels.gradients._gradient import VectorDraws
 from kernels.streams import Stream
 
@@ -63,16 +63,10 @@ class BismutElworthyLi:
         return draws
 
 
-def _random_time(left: Paths, stream: Stream) -> tuple[Paths, Paths]:
-    """Elapsed time rho (T-t) with rho of density 1/(2 sqrt rho), and (T-t) over it."""
-    rho = stream.uniform(len(left)).square()
-    return rho * left, 2.0 * left * rho.sqrt()
-
-
 def _frozen(problem: SemilinearPDE, t: Paths, x: Vectors, source: Paths, f_y: Paths, f_z: Vectors, stream: Stream) -> Vectors:
     """One draw a row of the first line."""
     left = problem.horizon - t
-    elapsed, over_density = _random_time(left, stream)
+    elapsed, over_density = root_time(left, stream)
     x_s, weight = problem.law.travel(t, x, elapsed, stream, f_z)
     there = problem.at((t + elapsed).clamp_max(problem.horizon), x_s, stream, with_source=True).source()
     z = (over_density * torch.exp(f_y * elapsed) * (there - source))[:, None] * weight()
@@ -85,7 +79,7 @@ def _frozen(problem: SemilinearPDE, t: Paths, x: Vectors, source: Paths, f_y: Pa
 def _second_line(here: Local, stream: Stream, rest: Callable[[Local, Stream], Paths]) -> Inner:
     """One draw a row of E int D_s R (1, I_s) ds, with ``rest`` a draw of R at a batch of (s, X_s)."""
     problem = here.problem
-    elapsed, over_density = _random_time(here.left, stream)
+    elapsed, over_density = root_time(here.left, stream)
     x_s, weight = problem.law.travel(here.s, here.x, elapsed, stream, here.f_z)
     s = (here.s + elapsed).clamp_max(problem.horizon)
     there = Local(problem, s, x_s, problem.at(s, x_s, stream, with_source=False))

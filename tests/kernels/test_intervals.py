@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels.intervals import noise_interval, normal_quantile, rms_interval, shrink, student_quantile, welch
+from kernels.intervals import noise_interval, rms_interval, shrink, student_quantile, summed
 from kernels.moments import Moments
 
 RUNS = 2000
@@ -58,10 +58,10 @@ def test_the_interval_of_a_sum_of_means_of_few_draws_holds_as_often_as_it_says()
     """20,000 sums of a mean of 16 and one of 32 draws: 95 % within 0.7 % (4 s.d. and Welch's error); normal intervals hold less."""
     rng = np.random.default_rng(5)
     a, b = Moments.of(rng.standard_normal((20_000, 16))), Moments.of(0.5 * rng.standard_normal((20_000, 32)))
-    parts = [(np.square(m.standard_error), m.count - 1.0) for m in (a, b)]
-    made, error = np.abs(a.mean + b.mean), np.sqrt(sum(square for square, _ in parts))
-    assert np.mean(made <= student_quantile(0.95, welch(parts)) * error) == pytest.approx(0.95, abs=0.007)
-    assert np.mean(made <= normal_quantile(0.95) * error) < 0.943
+    found = summed([(m.mean, m.standard_error, np.full(20_000, m.count - 1.0)) for m in (a, b)], 2)
+    assert found.bias is None and found.se is not None
+    assert np.mean(np.abs(found.value) <= found.half_width(0.95)) == pytest.approx(0.95, abs=0.007)
+    assert np.mean(np.abs(found.value) <= student_quantile(0.95, np.inf) * found.se) < 0.943
 
 
 def test_estimates_that_are_all_noise_shrink_to_their_mean() -> None:
@@ -112,7 +112,7 @@ def test_intervals_widened_by_shrunken_biases_hold_the_truth_where_the_noise_is_
         own = 0.1 * noise
         estimate = bias + own * rng.standard_normal(len(bias))
         found, unknown = shrink(bias + noise * rng.standard_normal(len(bias)), noise)
-        held = np.abs(estimate) <= normal_quantile(0.95) * np.sqrt(own**2 + unknown**2) + np.abs(found)
+        held = np.abs(estimate) <= student_quantile(0.95, np.inf) * np.sqrt(own**2 + unknown**2) + np.abs(found)
         hits.append(held.mean())
         early.append(held[noise >= np.quantile(noise, 0.67)].mean())
     assert np.mean(hits) >= 0.945 and np.mean(early) >= 0.93

@@ -15,11 +15,11 @@ from pipeline import chunks
 from pipeline.correction import base_values, scasml_method
 from pipeline.fanout import compute
 from pipeline.files import release
+from pipeline.fold import truth
 from pipeline.folders import prepare
 from pipeline.job import job_from
 from pipeline.plan import choose
 from pipeline.points import points_of
-from pipeline.report import truth
 from pipeline.tally import Method, Tally
 from pipeline.training import one_thread, train_stage, trained_surrogate
 

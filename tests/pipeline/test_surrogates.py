@@ -17,8 +17,11 @@ import yaml
 from conftest import numbers
 from torch import nn
 
+from kernels.equations import lqg
 from kernels.streams import Stream
+from kernels.surrogates import mlp
 from pipeline import store, training, weights
+from pipeline.correction import base_values
 from pipeline.errors import InputError
 from pipeline.folders import prepare
 from pipeline.job import Job, RunFolder, job_from
@@ -237,3 +240,17 @@ def test_the_whole_graph_runs_and_its_folder_stands_alone(
     assert yaml.safe_load((tmp_path / "run" / "job.yaml").read_text())["training"] == {}
     checked = scasml("check", tmp_path / "run" / "job.yaml")
     assert checked.status == 0, checked.err
+
+
+def test_the_surrogate_at_the_points_is_rounded_to_float64_not_to_float32() -> None:
+    """Its float32 value lies about 1e-7 away, a hundred thousand times the rounding that is allowed here."""
+    problem = lqg(10)
+    surrogate = mlp(problem, seed=0)
+    t, x = problem.sample_points(50, Stream(0, 0))
+    with torch.no_grad():
+        once = surrogate.value_and_gradient(t, x)[0].double().numpy()
+    values = base_values(surrogate, t, x)
+    assert values.dtype == np.float64 and not np.allclose(once, values, rtol=1e-9, atol=0.0)
+    with torch.no_grad():
+        wide = surrogate.double().value_and_gradient(t.double(), x.double())[0].numpy()
+    np.testing.assert_allclose(values, wide, rtol=1e-12)

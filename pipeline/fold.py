@@ -1,0 +1,165 @@
+"""The chunks of a finished run -> its Report."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.bounds import Bound, reading
+from kernels.contracts import SemilinearPDE, Surrogate
+from kernels.intervals import summed, welch
+from pipeline import store
+from pipeline.correction import base_values, baseline_methods, companions, scasml_method
+from pipeline.errors import InputError
+from pipeline.job import Job, RunFolder
+from pipeline.plan import load_plan
+from pipeline.report import Array, BoundReport, GradientReport, MethodReport, Report, TermReport, rms
+from pipeline.tally import Method, Outcome, Tally, replay, within, within_distance
+from pipeline.training import trained_surrogate
+
+
+def truth(problem: SemilinearPDE, t: Tensor, x: Tensor) -> tuple[Array | None, float, str]:
+    """The solution at the points, its accuracy, and where it comes from; None where it is unknown."""
+    solution, reference = problem.solution, problem.reference
+    if solution is not None:
+        return solution.value(t, x).double().numpy(), solution.error, solution.source
+    if reference is not None and bool((t == 0.0).all()) and bool((x == problem.start).all()):
+        return np.full(len(t), reference.value), reference.error, reference.source
+    return None, 0.0, ""
+
+
+def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
+    """Everything a report says, from the surrogate, the plan and the chunks of a finished correction."""
+    surrogate = trained_surrogate(folder, job)
+    checkpoint = store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
+    t, x = store.load_points(folder.points, job.correction_hash)
+    plan = load_plan(folder, job)
+    if plan is None:
+        raise InputError(f"'{folder.path}' holds no pilot of this job: run `scasml correct` first")
+    options, confidence = job.model.correction, job.model.report.confidence
+    base = base_values(surrogate, t, x)
+    reference, reference_error, source = truth(job.problem, t, x)
+    method = scasml_method(job, surrogate, len(t), plan.chosen)
+    tally = Tally.read(folder, method)
+    outcome = replay(tally, within(options.rtol, options.atol, base, method.layout), options.max_paths)
+    if not outcome.stages:
+        raise InputError("no chunk of the correction exists: run `scasml correct` first")
+    corrected = base + tally.table(outcome.counts)[0]
+    walls = tally.wall
+
+    def report(method: Method, outcome: Outcome, offset: Array, detail: str) -> MethodReport:
+        tally, counts = outcome.tally, outcome.counts
+        found = summed(
+            [(*tally.term_table(counts, n), tally.freedom(counts, n)) for n in range(len(method.terms))], method.prices.summed
+        )
+        trace = []
+        if reference is not None:
+            scale = rms(reference) or 1.0
+            stages = [offset + outcome.tally.table(stage)[0] for stage in outcome.stages]
+            trace = [(method.flop(s), rms(f - reference) / scale) for s, f in zip(outcome.stages, stages, strict=True)]
+        return MethodReport(
+            **{**vars(found), "value": offset + found.value},
+            flop=method.flop(outcome.counts),
+            paths=method.paths(outcome.counts),
+            seconds=outcome.tally.core_seconds(outcome.counts),
+            wall=outcome.tally.wall,
+            detail=detail,
+            trace=tuple(trace),
+        )
+
+    trained = checkpoint.seconds
+    methods = {"surrogate": MethodReport(base, None, None, None, None, None, None, trained, trained, "surrogate alone", ())}
+    budget = method.flop(outcome.counts)
+    for baseline in baseline_methods(job, plan, len(t), budget):
+        own = Tally.read(folder, baseline)
+        ended = replay(own, within_distance(corrected, baseline.layout), budget)
+        walls += own.wall
+        name, _, sizes = baseline.name.partition("-")
+        n, _, m = sizes.partition("-")
+        methods[name] = report(baseline, ended, np.zeros_like(base), f"n = {n}, M = {m}" if n else "driver dropped")
+    methods["scasml"] = report(method, outcome, base, str(plan.chosen))
+    bounds, gradient = {}, None
+    for companion, share in companions(job, surrogate, len(t), budget):
+        own = Tally.read(folder, companion)
+        ended = replay(own, None, share)
+        walls += own.wall
+        if companion.name == "gradient":
+            gradient = _gradient(job, surrogate, companion, ended, t, x)
+        else:
+            side, _, name = companion.name.partition("-")
+            bounds[side] = _bound(companion, ended, base, name, confidence)
+    wanted = {*job.model.report.baselines, "scasml"}
+    return Report(
+        job=job.resolved,
+        hashes={"training": job.training_hash, "correction": job.correction_hash},
+        t=t.double().numpy(),
+        x=x.double().numpy(),
+        draws=_draws(method, outcome),
+        reference=reference,
+        reference_error=reference_error,
+        reference_source=source,
+        methods={name: m for name, m in methods.items() if name in wanted},
+        bounds=bounds,
+        gradient=gradient,
+        terms=_terms(method, outcome, rms(corrected)),
+        plan=plan,
+        tolerance_met=outcome.met,
+        losses=checkpoint.losses,
+        seconds={"train": checkpoint.seconds, "correct": walls, "report": 0.0},
+        confidence=confidence,
+        resumed=resumed,
+    )
+
+
+def _bound(method: Method, outcome: Outcome, base: Array, name: str, confidence: float) -> BoundReport:
+    assert isinstance(method.estimator, Bound)
+    blocks = [outcome.tally.fold(b, 0, c[0]) for b, c in enumerate(outcome.counts)]
+    read = [reading(method.estimator, method.problem, moments, confidence) for moments in blocks]
+    return BoundReport(
+        method=name,
+        value=base + np.concatenate([r.value for r in read]),
+        safe=base + np.concatenate([r.safe for r in read]),
+        paths=method.paths(outcome.counts),
+        flop=method.flop(outcome.counts),
+        seconds=outcome.tally.core_seconds(outcome.counts),
+    )
+
+
+def _gradient(job: Job, surrogate: Surrogate, method: Method, outcome: Outcome, t: Tensor, x: Tensor) -> GradientReport:
+    with torch.no_grad():
+        base = surrogate.value_and_gradient(t, x)[1].double().numpy()
+    value, se = outcome.tally.table(outcome.counts)
+    tables = [outcome.tally.term_table(outcome.counts, n) for n in range(len(method.terms))]
+    bias = sum(mean for mean, _ in tables[method.prices.summed :])
+    freedom = welch(
+        (np.square(error), outcome.tally.freedom(outcome.counts, n)[:, None])
+        for n, (_, error) in enumerate(tables[: method.prices.summed])
+    )
+    solution = job.problem.solution
+    truth = None if solution is None or solution.gradient is None else solution.gradient(t, x).double().numpy()
+    return GradientReport(base, base + value, se, freedom, np.asarray(bias), truth)
+
+
+def _draws(method: Method, outcome: Outcome) -> Array:
+    """Top-level draws at every point, over all terms."""
+    each = [method.draws(c) for c in outcome.counts]
+    return np.repeat(np.array(each, dtype=np.float64), [method.layout.size(b) for b in range(method.layout.blocks)])
+
+
+def _terms(method: Method, outcome: Outcome, scale: float) -> tuple[TermReport, ...]:
+    out = []
+    for number, name in enumerate(method.terms):
+        mean, error = outcome.tally.term_table(outcome.counts, number)
+        alone = [tuple(n if k == number else 0 for k, n in enumerate(c)) for c in outcome.counts]
+        out.append(
+            TermReport(
+                name=name,
+                role="base" if number == 0 else "removes a bias" if number < method.prices.summed else "left",
+                mean=float(mean.mean()) / (scale or 1.0),
+                se=rms(error) / np.sqrt(mean.size) / (scale or 1.0),
+                paths=method.paths(alone),
+                flop=method.flop(alone),
+            )
+        )
+    return tuple(out)
