@@ -85,6 +85,13 @@ def test_estimates_alone_or_without_noise_are_kept() -> None:
     assert mixed[0] == 3.0 and error[0] == 0.0
 
 
+def test_shrinking_does_not_depend_on_the_units_of_any_estimate() -> None:
+    rng = np.random.default_rng(6)
+    estimate, error, unit = rng.standard_normal(50), rng.uniform(0.5, 1.0, 50), rng.uniform(0.1, 10.0, 50)
+    for scaled, plain in zip(shrink(unit * estimate, unit * error), shrink(estimate, error), strict=True):
+        np.testing.assert_allclose(scaled, unit * plain, rtol=1e-12)
+
+
 def scattered(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return 0.2 * rng.standard_normal(200), np.ones(200)
 
