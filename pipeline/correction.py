@@ -144,12 +144,21 @@ def check_paths(job: Job, method: Method) -> None:
         )
 
 
-def base_values(surrogate: Surrogate, t: torch.Tensor, x: torch.Tensor) -> NDArray[np.float64]:
-    """The surrogate at the points, (points,), in float64 throughout: a float32 rounding of u is no part of any error bar."""
+def base_and_gradient(surrogate: Surrogate, t: Tensor, x: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The surrogate and its gradient at the points, (points,) and (points, dim), in float64 throughout.
+
+    A float32 rounding of u would be no part of any error bar.
+    """
     assert isinstance(surrogate, nn.Module)
     wide = copy.deepcopy(surrogate).double()
     with torch.no_grad():
-        return wide.value_and_gradient(t.double(), x.double())[0].numpy()
+        value, gradient = wide.value_and_gradient(t.double(), x.double())
+    return value.numpy(), gradient.numpy()
+
+
+def base_values(surrogate: Surrogate, t: Tensor, x: Tensor) -> NDArray[np.float64]:
+    """The surrogate at the points, (points,), in float64 throughout."""
+    return base_and_gradient(surrogate, t, x)[0]
 
 
 def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kernels.bounds import Bound, reading
 from kernels.contracts import SemilinearPDE, Surrogate
-from kernels.intervals import summed, welch
+from kernels.intervals import Estimated, summed
 from pipeline import store
-from pipeline.correction import base_values, baseline_methods, companions, scasml_method
+from pipeline.correction import base_and_gradient, base_values, baseline_methods, companions, scasml_method
 from pipeline.errors import InputError
 from pipeline.job import Job, RunFolder
 from pipeline.plan import load_plan
@@ -49,10 +48,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
     walls = tally.wall
 
     def report(method: Method, outcome: Outcome, offset: Array, detail: str) -> MethodReport:
-        tally, counts = outcome.tally, outcome.counts
-        found = summed(
-            [(*tally.term_table(counts, n), tally.freedom(counts, n)) for n in range(len(method.terms))], method.prices.summed
-        )
+        found = _estimated(method, outcome)
         trace = []
         if reference is not None:
             scale = rms(reference) or 1.0
@@ -127,18 +123,20 @@ def _bound(method: Method, outcome: Outcome, base: Array, name: str, confidence:
 
 
 def _gradient(job: Job, surrogate: Surrogate, method: Method, outcome: Outcome, t: Tensor, x: Tensor) -> GradientReport:
-    with torch.no_grad():
-        base = surrogate.value_and_gradient(t, x)[1].double().numpy()
-    value, se = outcome.tally.table(outcome.counts)
-    tables = [outcome.tally.term_table(outcome.counts, n) for n in range(len(method.terms))]
-    bias = sum(mean for mean, _ in tables[method.prices.summed :])
-    freedom = welch(
-        (np.square(error), outcome.tally.freedom(outcome.counts, n)[:, None])
-        for n, (_, error) in enumerate(tables[: method.prices.summed])
-    )
+    base, found = base_and_gradient(surrogate, t, x)[1], _estimated(method, outcome)
     solution = job.problem.solution
     truth = None if solution is None or solution.gradient is None else solution.gradient(t, x).double().numpy()
-    return GradientReport(base, base + value, se, freedom, np.asarray(bias), truth)
+    return GradientReport(**{**vars(found), "value": base + found.value}, surrogate=base, reference=truth)
+
+
+def _estimated(method: Method, outcome: Outcome) -> Estimated:
+    """The sum of a method's terms over all points, with its biases."""
+    tally, counts = outcome.tally, outcome.counts
+    terms = []
+    for number in range(len(method.terms)):
+        mean, error = tally.term_table(counts, number)
+        terms.append((mean, error, tally.freedom(counts, number).reshape(-1, *[1] * len(method.axes))))
+    return summed(terms, method.prices.summed)
 
 
 def _draws(method: Method, outcome: Outcome) -> Array:

@@ -56,15 +56,10 @@ class BoundReport:
 
 
 @dataclass(frozen=True)
-class GradientReport:
-    """grad u at every point with standard error and estimated bias, (points, dim) each, and the surrogate's."""
+class GradientReport(Estimated):
+    """grad u at every point, (points, dim) each, with the surrogate's and the truth where it is known."""
 
     surrogate: Array
-    value: Array
-    se: Array
-    freedom: Array
-    """Degrees of freedom of ``se``."""
-    bias: Array
     reference: Array | None
 
 
@@ -173,11 +168,11 @@ class Report:
         found = self.gradient
         if found is None:
             return None
-        truth = found.reference
-        half = student_quantile(self.confidence, found.freedom) * found.se + np.abs(found.bias)
+        truth, half = found.reference, found.half_width(self.confidence)
+        assert found.se is not None and half is not None
         return {
             "rel_se": _relative(found.se, found.value),
-            "bias_estimate": _relative(found.bias, found.value),
+            "bias_estimate": None if found.bias is None else _relative(found.bias, found.value),
             "rel_l2_surrogate": None if truth is None else _relative(found.surrogate - truth, truth),
             "rel_l2": None if truth is None else _relative(found.value - truth, truth),
             "coverage": None if truth is None else float(np.mean(np.abs(found.value - truth) <= half)),

@@ -101,7 +101,8 @@ def variables(report: Report) -> dict[str, Array]:
     out["paths"] = report.draws
     out = {name: out[name] for name in LONG_NAMES}
     if (gradient := report.gradient) is not None:
-        out |= dict(zip(GRADIENT_NAMES, (gradient.surrogate, gradient.value, gradient.se, gradient.bias), strict=True))
+        assert gradient.se is not None
+        out |= dict(zip(GRADIENT_NAMES, (gradient.surrogate, gradient.value, gradient.se, gradient.shift), strict=True))
     return out
 
 

@@ -138,3 +138,14 @@ def test_a_baseline_is_settled_by_its_distance() -> None:
     m = method()
     tolerance = within_distance(np.zeros(POINTS), m.layout)
     np.testing.assert_allclose(tolerance(1, np.full(4, 2.0)), np.full(4, 0.2))
+
+
+def test_the_freedom_of_a_term_is_that_of_its_draws_at_every_point(tmp_path: Path) -> None:
+    """Two blocks, of 16 points and 4, with other numbers of chunks."""
+    m, (t, x) = method("mlp"), points()
+    tally, counts = Tally(m), [(2, 1, 1, 1, 1)[: len(m.terms)], (3, 1, 2, 1, 1)[: len(m.terms)]]
+    for key in tally.missing(tally.start(), counts):
+        tally.have[key] = compute(m, m.layout.chunk(*key), t, x, 0)
+    for term, draws in enumerate(m.layout.draws):
+        expected = [draws * c[term] - 1.0 for c in counts]
+        assert tally.freedom(counts, term).tolist() == [expected[0]] * 16 + [expected[1]] * 4
