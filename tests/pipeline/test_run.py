@@ -243,8 +243,9 @@ def test_a_gradient_that_is_asked_for_comes_with_intervals_that_hold(tmp_path: P
     assert found is not None and found.reference is not None and found.freedom is not None
     summary = json.loads((tmp_path / "run" / "report.json").read_text())["gradient"]
     assert summary["rel_l2"] < 0.7 * summary["rel_l2_surrogate"] and 0.88 <= summary["coverage"] <= 1.0
-    half = found.half_width(0.95)
-    assert half is not None and np.mean(np.abs(found.value - found.reference) <= 0.3 * half) < 0.8
+    error = np.abs(found.value - found.reference)
+    assert found.se is not None
+    assert np.mean(error <= 1.96 * found.se) > 0.88 and np.mean(error <= 0.5 * 1.96 * found.se) < 0.8
     assert found.value.shape == found.freedom.shape == (40, 6) and np.isfinite(found.freedom).all()
     with h5py.File(tmp_path / "run" / "report.h5") as file:
         np.testing.assert_array_equal(file["grad_u"][:], found.value)
