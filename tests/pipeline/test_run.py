@@ -229,7 +229,7 @@ def test_simultaneous_intervals_are_there_where_asked_for(finished: Path, tmp_pa
         assert np.isnan(file["simultaneous_high"][:]).all() and np.isfinite(file["ci_high"][:]).all()
 
 
-ALONE = {"correction.max_paths": 240_000, "report.baselines": ["surrogate"]}
+ALONE = {"correction.max_paths": 100_000, "report.baselines": ["surrogate"]}
 
 
 def test_a_gradient_that_is_asked_for_comes_with_intervals_that_hold(tmp_path: Path) -> None:
