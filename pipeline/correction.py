@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,15 +12,14 @@ from torch import Tensor, nn
 
 from kernels.bounds import hopf_cole, pathwise, policy
 from kernels.contracts import SemilinearPDE, Surrogate
-from kernels.estimators.feynman_kac import feynman_kac
-from kernels.estimators.picard import picard
 from kernels.gradients import GradientEstimator, bismut_elworthy_li, gradient_draws
 from kernels.streams import Purpose, Stream
 from pipeline import store
+from pipeline.baselines import baseline_methods, with_mlp
 from pipeline.errors import InputError
 from pipeline.fanout import Communicator, drive
-from pipeline.job import Job, RunFolder
-from pipeline.plan import Candidate, Plan, correction_plan, with_mlp
+from pipeline.job import Job, RunFolder, digest
+from pipeline.plan import Candidate, Plan, correction_plan
 from pipeline.points import run_points
 from pipeline.progress import log
 from pipeline.tally import Method, within, within_distance
@@ -33,46 +29,11 @@ BOUND_SHARE = 0.25
 """FLOP of each of the two bounds, over the correction's."""
 
 
-def _owner(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate) -> Method:
     """The chosen estimator on the defect of the surrogate; its budget counts draws."""
-    owner = _owner(job.correction_hash, chosen.estimator, chosen.laplacian, chosen.pairs, chosen.printed)
+    owner = digest([job.correction_hash, chosen.estimator, chosen.laplacian, chosen.pairs, chosen.printed])
     problem = chosen.problem(job, surrogate)
     return Method("scasml", Purpose.CORRECTION, chosen.build(), problem, owner, points, bounded="paths", coupled=chosen.coupled)
-
-
-def linear_method(job: Job, points: int) -> Method:
-    """Feynman-Kac with the driver dropped; all its FLOP go into the value, none into printing its bias."""
-    estimator, owner = replace(feynman_kac(), biases=()), _owner("linear", job.correction_hash)
-    return Method("linear", Purpose.LINEAR, estimator, job.problem, owner, points)
-
-
-def mlp_method(job: Job, points: int, levels: int, samples: int) -> Method:
-    """Plain multilevel Picard on the problem itself; all its FLOP go into the value, none into printing its bias."""
-    owner = _owner("mlp", levels, samples, job.correction_hash)
-    estimator = replace(picard(levels=levels, samples=samples), biases=())
-    return Method(f"mlp-{levels}-{samples}", Purpose.MLP, estimator, job.problem, owner, points)
-
-
-def baseline_methods(job: Job, plan: Plan, points: int, budget: float) -> list[Method]:
-    """The Monte Carlo baselines the report asks for and the correction's FLOP pay for.
-
-    Raises InputError where the plan has no (n, M) of plain MLP for this ``budget``.
-    """
-    chosen = []
-    if "linear" in job.model.report.baselines:
-        chosen.append(linear_method(job, points))
-    if "mlp" in job.model.report.baselines:
-        if plan.mlp is None or plan.mlp_budget != budget:
-            raise InputError(
-                "report.baselines = [..., mlp]: its n and M are not chosen yet for what this correction spends: "
-                "run `scasml correct` first, or leave it out"
-            )
-        chosen.append(mlp_method(job, points, *plan.mlp))
-    return [method for method in chosen if method.pilot_price() <= budget]
 
 
 def bound_methods(job: Job, surrogate: Surrogate, points: int) -> list[Method]:
@@ -89,7 +50,7 @@ def bound_methods(job: Job, surrogate: Surrogate, points: int) -> list[Method]:
             continue
         if side not in found:
             purpose = Purpose.UPPER_BOUND if side == "upper" else Purpose.LOWER_BOUND
-            owner = _owner("bound", make.__name__, job.correction_hash)
+            owner = digest(["bound", make.__name__, job.correction_hash])
             found[side] = Method(f"{side}-{make.__name__}", purpose, bound, problem, owner, points)
     return list(found.values())
 
@@ -120,7 +81,7 @@ class Gradient:
 
 def gradient_method(job: Job, surrogate: Surrogate, points: int) -> Method:
     """The gradient of the surrogate's error."""
-    estimator, owner = Gradient(bismut_elworthy_li()), _owner("gradient", job.correction_hash)
+    estimator, owner = Gradient(bismut_elworthy_li()), digest(["gradient", job.correction_hash])
     return Method("gradient", Purpose.GRADIENT, estimator, job.defect(surrogate), owner, points, axes=(job.problem.dim,))
 
 

@@ -12,8 +12,9 @@ import torch
 from kernels.contracts import Surrogate
 from pipeline import store
 from pipeline.allocation import forecast, met
+from pipeline.baselines import linear_method
 from pipeline.chunks import POINTS_PER_BLOCK
-from pipeline.correction import base_values, linear_method, scasml_method
+from pipeline.correction import base_values, scasml_method
 from pipeline.fanout import compute
 from pipeline.job import Job, RunFolder
 from pipeline.plan import Candidate, Plan, allowed, choose, load_plan

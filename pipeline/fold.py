@@ -9,7 +9,8 @@ from kernels.bounds import Bound, reading
 from kernels.contracts import SemilinearPDE, Surrogate
 from kernels.intervals import Estimated, summed
 from pipeline import store
-from pipeline.correction import base_and_gradient, base_values, baseline_methods, companions, scasml_method
+from pipeline.baselines import baseline_methods
+from pipeline.correction import base_and_gradient, base_values, companions, scasml_method
 from pipeline.errors import InputError
 from pipeline.job import Job, RunFolder
 from pipeline.plan import load_plan
@@ -45,7 +46,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
     if not outcome.stages:
         raise InputError("no chunk of the correction exists: run `scasml correct` first")
     corrected = base + tally.table(outcome.counts)[0]
-    walls = tally.wall
+    walls = plan.seconds + tally.wall
 
     def report(method: Method, outcome: Outcome, offset: Array, detail: str) -> MethodReport:
         found = _estimated(method, outcome)
@@ -103,6 +104,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         tolerance_met=outcome.met,
         losses=checkpoint.losses,
         seconds={"train": checkpoint.seconds, "correct": walls, "report": 0.0},
+        device=f"training on {checkpoint.device}, correction on cpu",
         confidence=confidence,
         resumed=resumed,
     )

@@ -1,4 +1,4 @@
-"""What a pilot chooses before the correction: estimator, Laplacian, variance reduction, and the MLP baseline's (n, M).
+"""What a pilot chooses before the correction: estimator, Laplacian, variance reduction; and its file.
 
 Everything here follows from the job and its surrogate, through streams of its own, and never from
 the truth. Rank 0 decides once and stores the decision with the run.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,17 @@ from torch import Tensor
 from kernels.contracts import Estimator, SemilinearPDE, Surrogate
 from kernels.coupled_streams import MAX_DIM
 from kernels.defect import defect
-from kernels.estimators.picard import picard
 from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
 from kernels.unsummed import unsummed
 from kernels.variance_reduction import antithetic, quasi
 from pipeline import catalogue
-from pipeline.chunks import MIN_DRAWS
 from pipeline.files import commit
 from pipeline.job import Job, RunFolder, digest
 from pipeline.progress import log
 
 PILOT_POINTS = 8
 PILOT_DRAWS = 64
-MLP_PILOT_DRAWS = 128
-MLP_PILOT_ROWS = 131072
 
 ESTIMATORS: tuple[dict[str, Any], ...] = (
     {"name": "linearised", "times": 4, "steps": 1},
@@ -102,6 +99,8 @@ class Plan:
     tried: tuple[Candidate, ...]
     mlp: tuple[int, int] | None = None
     mlp_budget: float = 0.0
+    seconds: float = 0.0
+    """Of all pilots together."""
 
 
 def measured(
@@ -144,20 +143,20 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     remainder's is for a surrogate whose gradient is poor.
     """
     estimators, laplacians, pairs = allowed(job)
+    began = time.perf_counter()
     rows = np.unique(np.linspace(0, len(t) - 1, PILOT_POINTS).astype(int))
     t, x = t[rows], x[rows]
     tried: list[Candidate] = []
 
-    def best(candidates: list[Candidate]) -> Candidate:
-        champion, least = None, math.inf
+    def best(candidates: list[Candidate], champion: Candidate | None = None) -> Candidate:
         for candidate in candidates:
             estimator, problem = candidate.build(), candidate.problem(job, surrogate)
             moments, work = measured(estimator, problem, t, x, (1, len(tried)), job.model.seed, PILOT_DRAWS)
             printed = too_dear(estimator, moments, work)
             cost = needed(unsummed(estimator, printed), moments, work)
             tried.append(replace(candidate, work=cost, printed=printed))
-            if champion is None or cost < CLEARLY * least:
-                champion, least = tried[-1], cost
+            if champion is None or champion.work is None or cost < CLEARLY * champion.work:
+                champion = tried[-1]
         assert champion is not None
         return champion
 
@@ -170,34 +169,8 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
         ]
     )
     if len(pairs) > 1:
-        first = best([replace(first, pairs=pair, printed=()) for pair in pairs])
-    return Plan(first, tuple(tried))
-
-
-def best_mlp(job: Job, points: int, budget: float, t: Tensor, x: Tensor) -> tuple[int, int]:
-    """The (n, M) of plain MLP with the least predicted error within ``budget`` FLOP, from a pilot that never sees the truth.
-
-    Predicted mean square error: the variance that the budget buys at the best allocation, plus the
-    square of the next Picard level's mean, which is what truncating at n leaves out (less its own
-    noise).
-    """
-    best, least = (1, 1), math.inf
-    t, x = t[: 2 * PILOT_POINTS], x[: 2 * PILOT_POINTS]
-    for n in MLP_LEVELS:
-        for m in MLP_SAMPLES:
-            draws = min(MLP_PILOT_DRAWS, MLP_PILOT_ROWS // (len(t) * m**n * n))
-            estimator = picard(levels=n, samples=m)
-            each = sum(estimator.flop(job.problem, term, 1) for term in estimator.terms)
-            if draws < 8 or MIN_DRAWS * each > budget / points:
-                continue
-            moments, work = measured(estimator, job.problem, t, x, (2, n, m), job.model.seed, draws)
-            error = needed(estimator, moments, work) / (budget / points)
-            for bias in estimator.biases:
-                square = np.mean(np.square(moments[bias].mean)) - np.mean(np.square(moments[bias].standard_error))
-                error += max(0.0, float(square))
-            if error < least:
-                best, least = (n, m), error
-    return best
+        first = best([replace(first, pairs=pair, printed=()) for pair in pairs[1:]], first)
+    return Plan(first, tuple(tried), seconds=time.perf_counter() - began)
 
 
 def _file(folder: RunFolder) -> Path:
@@ -235,6 +208,7 @@ def load_plan(folder: RunFolder, job: Job) -> Plan | None:
             tried=tuple(_candidate(job, c) for c in data["tried"]),
             mlp=_sizes(data["mlp"]),
             mlp_budget=float(data["mlp_budget"]),
+            seconds=float(data["seconds"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None
@@ -255,12 +229,4 @@ def correction_plan(folder: RunFolder, job: Job, surrogate: Surrogate, t: Tensor
         save_plan(folder, job, plan)
         if plan.tried:
             log(folder.log, f"pilot of {len(plan.tried)} estimators: {plan.chosen}")
-    return plan
-
-
-def with_mlp(folder: RunFolder, job: Job, plan: Plan, budget: float, t: Tensor, x: Tensor) -> Plan:
-    """The plan with the MLP baseline for this budget."""
-    if plan.mlp is None or plan.mlp_budget != budget:
-        plan = Plan(plan.chosen, plan.tried, best_mlp(job, len(t), budget, t, x), budget)
-        save_plan(folder, job, plan)
     return plan

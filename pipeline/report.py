@@ -84,7 +84,9 @@ class Report:
     tolerance_met: bool | None
     losses: Array
     seconds: dict[str, float]
-    """Wall seconds of every stage."""
+    """Wall seconds of every stage; of the correction those of its pilot and its waves, whatever came between."""
+    device: str
+    """What training and correction ran on."""
     confidence: float
     resumed: int
 

@@ -71,7 +71,7 @@ def save(report: Report, folder: RunFolder) -> None:
         "training_hash": report.hashes["training"],
         "correction_hash": report.hashes["correction"],
         "seed": report.job["seed"],
-        "device": "cpu",
+        "device": report.device,
         "seconds": report.seconds,
         "summary": summary,
         "title": f"{report.job['name']}: {report.job['problem']['name']} in {report.job['problem']['dim']} dimensions",

@@ -185,6 +185,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     losses: NDArray[np.float64]
     seconds: float
+    device: str
+    """Kind of device that the training ran on."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, *, training_hash: str, job: Mapping[str, Any]) -> None:
@@ -207,6 +209,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, training_hash: str, j
             "step": checkpoint.step,
             "steps": checkpoint.steps,
             "seconds": checkpoint.seconds,
+            "device": checkpoint.device,
             "training_hash": training_hash,
             "job": job,
             "seed": job["seed"],
@@ -237,6 +240,7 @@ def load_checkpoint(path: Path, *, training_hash: str, job: Mapping[str, Any]) -
             optimizer=trees["optimizer"],
             losses=array(file, "loss"),
             seconds=float(file.attrs["seconds"]),
+            device=str(file.attrs["device"]),
         )
 
 

@@ -131,6 +131,7 @@ def train(
                 optimizer=optimizer.state_dict() if not last else {},
                 losses=np.asarray(losses),
                 seconds=before + now - began,
+                device=device.type,
             )
             store.save_checkpoint(folder.surrogate, checkpoint, training_hash=job.training_hash, job=job.resolved)
             saved = time.monotonic()
@@ -166,6 +167,7 @@ def settle(folder: RunFolder, job: Job) -> None:
         optimizer={},
         losses=np.asarray(losses),
         seconds=time.monotonic() - began,
+        device="cpu",
     )
     store.save_checkpoint(folder.surrogate, checkpoint, training_hash=job.training_hash, job=job.resolved)
 

@@ -16,6 +16,12 @@ from kernels.surrogates._ansatz import clock, gate, profile, profile_gradient, p
 
 NORMALISATION_POINTS = 4096
 
+SHARE_OF_X = 0.1
+"""Standard deviation of x's part in a first pre-activation before training, where h and g(x) have 1 each.
+
+u follows (t, g(x)) first; with equal weights d coordinates would drown these two, and training
+would begin by unlearning x."""
+
 MAX_PARAMETERS = 500_000_000
 """Two gigabytes of weights, and six times that while training."""
 
@@ -43,7 +49,11 @@ class MLP(nn.Module):
         generator = torch.Generator().manual_seed(Stream(seed, Purpose.INITIALISATION).integer(2**31))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for fan_in, fan_out in itertools.pairwise(sizes):
-            weight = torch.randn(fan_out, fan_in, generator=generator) * math.sqrt(2.0 / (fan_in + fan_out))
+            weight = torch.randn(fan_out, fan_in, generator=generator)
+            if self.weights:
+                weight *= math.sqrt(2.0 / (fan_in + fan_out))
+            else:
+                weight[:, 1:-1] *= SHARE_OF_X / math.sqrt(problem.dim)
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(fan_out)))
         stream = Stream(seed, Purpose.INITIALISATION, 1)

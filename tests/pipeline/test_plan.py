@@ -13,8 +13,7 @@ import yaml
 
 from kernels.streams import Purpose, Stream
 from pipeline import catalogue, plan, run
-from pipeline.chunks import MIN_DRAWS
-from pipeline.correction import baseline_methods
+from pipeline.baselines import baseline_methods, best_mlp, mlp_method
 from pipeline.errors import InputError
 from pipeline.estimate import predict
 from pipeline.job import Job, RunFolder, digest, load_job
@@ -148,6 +147,7 @@ def putting(value: Any, *path: Any) -> Callable[[dict[str, Any]], None]:
         putting([2, 3], "mlp"),
         putting([2], "mlp"),
         putting(None, "mlp_budget"),
+        putting("a minute", "seconds"),
     ],
 )
 def test_a_plan_that_this_job_does_not_allow_is_not_used(edit: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
@@ -168,12 +168,11 @@ def test_a_plan_of_other_options_of_the_named_estimator_is_not_used(tmp_path: Pa
 def test_the_sizes_of_plain_multilevel_picard_can_be_paid_and_grow_with_the_budget(tmp_path: Path) -> None:
     given = job(tmp_path)
     t, x = given.problem.sample_points(32, Stream(0, Purpose.POINTS))
-    found = [plan.best_mlp(given, len(t), budget, t, x) for budget in (1e5, 1e8, 1e10)]
+    found = [best_mlp(given, len(t), budget, t, x) for budget in (1e5, 1e8, 1e10)]
     assert found[0] == (1, 1)
     for (n, m), budget in zip(found[1:], (1e8, 1e10), strict=True):
-        method = plan.picard(levels=n, samples=m)
         assert n in plan.MLP_LEVELS and m in plan.MLP_SAMPLES
-        assert len(t) * MIN_DRAWS * sum(method.flop(given.problem, term, 1) for term in method.terms) <= budget
+        assert mlp_method(given, len(t), n, m).pilot_price() <= budget
     assert found[-1][0] > 1
 
 

@@ -29,7 +29,13 @@ def checkpoint() -> store.Checkpoint:
         net(torch.randn(4, 5)).square().mean().backward()
         optimizer.step()
     return store.Checkpoint(
-        step=3, steps=9, parameters=net.state_dict(), optimizer=optimizer.state_dict(), losses=np.arange(3.0), seconds=1.5
+        step=3,
+        steps=9,
+        parameters=net.state_dict(),
+        optimizer=optimizer.state_dict(),
+        losses=np.arange(3.0),
+        seconds=1.5,
+        device="cpu",
     )
 
 

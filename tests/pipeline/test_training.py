@@ -96,7 +96,7 @@ def test_workers_go_on_from_the_step_that_the_writer_sees(
     folder = folder_for(job, tmp_path / "run")
     train_here(folder, job)
     seen = store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
-    stale = [store.Checkpoint(7, seen.steps, seen.parameters, {}, seen.losses[:7], 0.0)] * 2
+    stale = [store.Checkpoint(7, seen.steps, seen.parameters, {}, seen.losses[:7], 0.0, "cpu")] * 2
     monkeypatch.setattr(store, "load_checkpoint", lambda *a, **k: stale.pop() if stale else seen)
 
     class Agreed(Solo):
@@ -105,7 +105,7 @@ def test_workers_go_on_from_the_step_that_the_writer_sees(
 
     assert training._agreed_checkpoint(folder, job, Agreed()) is seen and not stale
     monkeypatch.setattr(training, "SETTLE_SECONDS", -1.0)
-    stale += [store.Checkpoint(7, seen.steps, seen.parameters, {}, seen.losses[:7], 0.0)]
+    stale += [store.Checkpoint(7, seen.steps, seen.parameters, {}, seen.losses[:7], 0.0, "cpu")]
     with pytest.raises(EngineError, match=r"stands at step 7 here and at step 40.*share"):
         training._agreed_checkpoint(folder, job, Agreed())
 

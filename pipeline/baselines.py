@@ -1,0 +1,87 @@
+"""The Monte Carlo baselines beside a correction: the driver dropped, and plain multilevel Picard at its best."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from kernels.estimators.feynman_kac import feynman_kac
+from kernels.estimators.picard import picard
+from kernels.streams import Purpose
+from pipeline.errors import InputError
+from pipeline.job import Job, RunFolder, digest
+from pipeline.plan import MLP_LEVELS, MLP_SAMPLES, PILOT_POINTS, Plan, measured, needed, save_plan
+from pipeline.tally import Method
+
+MLP_PILOT_DRAWS = 128
+MLP_PILOT_ROWS = 131072
+
+
+def linear_method(job: Job, points: int) -> Method:
+    """Feynman-Kac with the driver dropped; all its FLOP go into the value, none into printing its bias."""
+    estimator, owner = replace(feynman_kac(), biases=()), digest(["linear", job.correction_hash])
+    return Method("linear", Purpose.LINEAR, estimator, job.problem, owner, points)
+
+
+def mlp_method(job: Job, points: int, levels: int, samples: int) -> Method:
+    """Plain multilevel Picard on the problem itself; all its FLOP go into the value, none into printing its bias."""
+    owner = digest(["mlp", levels, samples, job.correction_hash])
+    estimator = replace(picard(levels=levels, samples=samples), biases=())
+    return Method(f"mlp-{levels}-{samples}", Purpose.MLP, estimator, job.problem, owner, points)
+
+
+def baseline_methods(job: Job, plan: Plan, points: int, budget: float) -> list[Method]:
+    """The Monte Carlo baselines the report asks for and the correction's FLOP pay for.
+
+    Raises InputError where the plan has no (n, M) of plain MLP for this ``budget``.
+    """
+    chosen = []
+    if "linear" in job.model.report.baselines:
+        chosen.append(linear_method(job, points))
+    if "mlp" in job.model.report.baselines:
+        if plan.mlp is None or plan.mlp_budget != budget:
+            raise InputError(
+                "report.baselines = [..., mlp]: its n and M are not chosen yet for what this correction spends: "
+                "run `scasml correct` first, or leave it out"
+            )
+        chosen.append(mlp_method(job, points, *plan.mlp))
+    return [method for method in chosen if method.pilot_price() <= budget]
+
+
+def best_mlp(job: Job, points: int, budget: float, t: Tensor, x: Tensor) -> tuple[int, int]:
+    """The (n, M) of plain MLP with the least predicted error within ``budget`` FLOP, from a pilot that never sees the truth.
+
+    Predicted mean square error: the variance that the budget buys at the best allocation, plus the
+    square of the next Picard level's mean, which is what truncating at n leaves out (less its own
+    noise).
+    """
+    best, least = (1, 1), math.inf
+    t, x = t[: 2 * PILOT_POINTS], x[: 2 * PILOT_POINTS]
+    for n in MLP_LEVELS:
+        for m in MLP_SAMPLES:
+            draws = min(MLP_PILOT_DRAWS, MLP_PILOT_ROWS // (len(t) * m**n * n))
+            if draws < 8 or mlp_method(job, points, n, m).pilot_price() > budget:
+                continue
+            estimator = picard(levels=n, samples=m)
+            moments, work = measured(estimator, job.problem, t, x, (2, n, m), job.model.seed, draws)
+            error = needed(estimator, moments, work) / (budget / points)
+            for bias in estimator.biases:
+                square = np.mean(np.square(moments[bias].mean)) - np.mean(np.square(moments[bias].standard_error))
+                error += max(0.0, float(square))
+            if error < least:
+                best, least = (n, m), error
+    return best
+
+
+def with_mlp(folder: RunFolder, job: Job, plan: Plan, budget: float, t: Tensor, x: Tensor) -> Plan:
+    """The plan with the MLP baseline for this budget."""
+    if plan.mlp is None or plan.mlp_budget != budget:
+        began = time.perf_counter()
+        sizes = best_mlp(job, len(t), budget, t, x)
+        plan = replace(plan, mlp=sizes, mlp_budget=budget, seconds=plan.seconds + time.perf_counter() - began)
+        save_plan(folder, job, plan)
+    return plan
