@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError, Interrupted, nearest
 from pipeline.messages import shown
 
 ROOMS = ("equations", "surrogates", "objectives", "optimizers", "estimators")
@@ -63,6 +63,8 @@ def user_factory(file: Path, name: str, where: str) -> Callable[..., Any]:
     sys.modules[module.__name__] = module
     try:
         spec.loader.exec_module(module)
+    except Interrupted:
+        raise
     except (Exception, SystemExit) as error:
         sys.modules.pop(module.__name__, None)
         raise InputError(f"{where}.file = '{file}' {_raised(error, file)}") from error
@@ -76,6 +78,8 @@ def build(make: Callable[..., Any], where: str, *args: Any, file: Path | None = 
     """Call a factory; its refusals become messages about the job key ``where``."""
     try:
         return make(*args, **options)
+    except Interrupted:
+        raise
     except (Exception, SystemExit) as error:
         if file is not None:
             raise InputError(f"{where}: '{file.name}' {_raised(error, file)}") from error

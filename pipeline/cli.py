@@ -90,16 +90,17 @@ def run(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = False)
     found = [w.finished() for w in work]
     todo = [w for w, summary in zip(work, found, strict=True) if summary is None]
     if todo:
-        begun = [(w.begin(), w.folder) for w in todo]
-        model = begun[0][0].model
+        model = todo[0].job.model
         stages: dict[str, int | None] = {"training": model.training.steps, "scasml": None}
         stages |= {baseline: None for baseline in model.report.baselines if baseline != "surrogate"}
         with followed([w.folder.log for w in todo], stages=stages, labels=[w.label for w in todo]):
             if inline:
-                for j, folder in begun:
-                    run_inline(j, folder)
+                for w in todo:
+                    w.begin()
+                for w in todo:
+                    run_inline(w.folder.load(), w.folder)
             else:
-                run_graph(begun)
+                run_graph([(w.job, w.folder) for w in todo], lambda: [w.begin() for w in todo])
     for w, summary in zip(work, found, strict=True):
         if summary is not None:
             _restore(w, summary)
@@ -153,7 +154,7 @@ def report(
     set_: Set = None,
     images: Annotated[Path | None, typer.Option("--figures", help="also save the plots as PNG files in this folder")] = None,
 ) -> None:
-    """Fold the chunks that exist into report.h5, report.json and report.html."""
+    """Fold the chunks of a finished correction into report.h5, report.json and report.html."""
     work = planned(job, out, set_)
     check_corrected(work)
     if images is not None:

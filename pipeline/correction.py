@@ -25,6 +25,9 @@ from pipeline.progress import log
 from pipeline.tally import Method, within, within_distance
 from pipeline.training import trained_surrogate
 
+ROWS = 4096
+"""Points at which the surrogate is evaluated at once."""
+
 BOUND_SHARE = 0.25
 """FLOP of each of the two bounds, over the correction's."""
 
@@ -113,8 +116,9 @@ def base_and_gradient(surrogate: Surrogate, t: Tensor, x: Tensor) -> tuple[NDArr
     assert isinstance(surrogate, nn.Module)
     wide = copy.deepcopy(surrogate).double()
     with torch.no_grad():
-        value, gradient = wide.value_and_gradient(t.double(), x.double())
-    return value.numpy(), gradient.numpy()
+        parts = [wide.value_and_gradient(*rows) for rows in zip(t.double().split(ROWS), x.double().split(ROWS), strict=True)]
+    value, gradient = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return value, gradient
 
 
 def base_values(surrogate: Surrogate, t: Tensor, x: Tensor) -> NDArray[np.float64]:

@@ -9,21 +9,18 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 from torch import nn
 
-from kernels.contracts import Surrogate
-from kernels.streams import Purpose, Stream
-from pipeline import catalogue, training
+from pipeline import training
 from pipeline.correction import check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
-from pipeline.estimate import dearest_method
+from pipeline.estimate import dearest_method, memory_needed
 from pipeline.files import release
 from pipeline.fold import fold
 from pipeline.folders import prepare
@@ -36,16 +33,14 @@ from pipeline.report_files import save
 from pipeline.resources import check_resources, check_writable
 from pipeline.stages import begun, interruptions, stage
 from pipeline.team import Overlapped, Together
-from pipeline.training import memory_needed, one_thread, train_here, train_stage
+from pipeline.training import one_thread, train_here, train_stage
+from pipeline.user_file import check_derivatives, check_user_file
 
 OBJECT_STORE_BYTES = 100_000_000
 PROBE_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 GET_SECONDS = 60.0
 CANCEL_SECONDS = 5.0
-TRIED = 4
-"""Points at which a user's own functions are tried."""
-
 MAX_FAILURES = 3
 """How often a training whose workers fail is taken up again."""
 
@@ -54,7 +49,10 @@ NO_CLUSTER = "Start a cluster there with `ray start --head --port=...`, or unset
 
 def preflight(job: Job, *, on_ray: bool = False) -> None:
     """Refuse before anything runs or is written what would fail later."""
-    check_functions(job)
+    check_user_file(job)
+    address = os.environ.get("RAY_ADDRESS")
+    if on_ray and address:
+        probe(address)
     surrogate = job.surrogate()
     objective = job.objective(surrogate)
     if isinstance(surrogate, nn.Module) and job.learns == "steps":
@@ -63,53 +61,6 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
     check_resources(job, memory_needed(job), on_ray=on_ray)
     check_derivatives(job, surrogate, objective)
     check_paths(job, dearest_method(job, surrogate, points))
-
-
-def check_functions(job: Job) -> None:
-    """Try a problem's functions on a few points: a user's own file fails here, not in a rank."""
-    file = job.model.problem.file
-    if file is None:
-        return
-    problem = job.problem
-
-    def expect(name: str, found: Any, shape: tuple[int, ...]) -> None:
-        if not isinstance(found, torch.Tensor) or tuple(found.shape) != shape:
-            what = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
-            raise ValueError(f"{name} returned {what}; it must return a tensor of shape {shape}")
-
-    def attempt() -> None:
-        if problem.dim != job.model.problem.dim:
-            raise ValueError(f"its dim is {problem.dim}, and problem.dim = {job.model.problem.dim} was asked for")
-        t, x = problem.sample_points(TRIED, Stream(job.model.seed, Purpose.POINTS))
-        expect("sample_points", t, (TRIED,))
-        expect("sample_points", x, (TRIED, problem.dim))
-        expect("terminal", problem.terminal(x), (TRIED,))
-        expect("driver", problem.driver(t, x, torch.zeros_like(t), torch.zeros_like(x)), (TRIED,))
-
-    catalogue.build(attempt, "problem", file=job.folder / file)
-
-
-def check_derivatives(job: Job, surrogate: Surrogate, objective: Any) -> None:
-    """Try on a few points what training and correction differentiate in a user's own file."""
-    file = job.model.problem.file
-    if file is None:
-        return
-
-    def attempt() -> None:
-        stream = Stream(job.model.seed, Purpose.POINTS)
-        t, x = job.problem.sample_points(TRIED, stream)
-        try:
-            if job.learns == "steps":
-                objective(*objective.sample(TRIED, stream)).backward()
-            surrogate.value_and_gradient(t, x)
-            job.defect(surrogate).at(t, x, stream, with_source=True).slopes()
-        except Exception as error:
-            raise ValueError(
-                f"its terminal or driver has no derivatives ({' '.join(str(error).split())}): compute both with torch's own "
-                "functions, from the tensors they are given, without numpy, detach or item"
-            ).with_traceback(error.__traceback__) from error
-
-    catalogue.build(attempt, "problem", file=job.folder / file)
 
 
 def report_stage(folder: RunFolder, job: Job) -> Report:
@@ -159,7 +110,6 @@ def _ray(signals: NotedSignals) -> Iterator[Any]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         address = os.environ.get("RAY_ADDRESS")
         if address:
-            probe(address)
             options |= {"address": address}
         else:
             token = Path(private) / "token"
@@ -222,8 +172,11 @@ def check_capacity(job: Job, nodes: list[float]) -> int:
     return min(correction.ranks, largest)
 
 
-def run_graph(work: list[tuple[Job, RunFolder]]) -> None:
-    """Every job's stages as Ray tasks: independent ones side by side, equal trainings once."""
+def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) -> None:
+    """Every job's stages as Ray tasks: independent ones side by side, equal trainings once.
+
+    ``begin`` writes the jobs into their folders; it is called once the cluster is known to be large enough.
+    """
     with NotedSignals() as signals, _ray(signals) as ray:
 
         def train(folder: RunFolder) -> str:
@@ -246,6 +199,7 @@ def run_graph(work: list[tuple[Job, RunFolder]]) -> None:
         remote = {f.__name__: ray.remote(max_retries=0)(f) for f in (train, train_after, correct, report)}
         nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
         reserved = [check_capacity(job, nodes) for job, _ in work]
+        begin()
         trainings: dict[str, Any] = {}
         tasks, ends = [], []
         for (job, folder), ranks in zip(work, reserved, strict=True):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from kernels.contracts import Surrogate
 from pipeline import store
@@ -20,12 +21,18 @@ from pipeline.job import Job, RunFolder
 from pipeline.plan import Candidate, Plan, allowed, choose, load_plan
 from pipeline.points import count, points_of
 from pipeline.tally import Method, Tally, within
-from pipeline.training import memory_needed, one_thread, trained_surrogate, training_flop
+from pipeline.training import one_thread, trained_surrogate, training_flop, working_memory
 
 SHARE_OF_GEMM = 0.5
 """Share of the matrix-product rate that training and correction reach (tests/benchmarks)."""
 
 PREDICTION_BLOCKS = 8
+
+CHUNK_BYTES = 700.0
+"""Of one chunk, in its file and in the memory of rank 0."""
+
+CHECKPOINT_BYTES = 24.0
+"""Of one parameter, the optimizer's share included."""
 
 
 def gemm_rate() -> float:
@@ -47,6 +54,43 @@ def dearest_method(job: Job, surrogate: Surrogate, points: int) -> Method:
     return max(methods, key=Method.pilot_price)
 
 
+def chunks_needed(job: Job) -> float:
+    """Chunks that the budget pays for."""
+    points = count(job)
+    method = dearest_method(job, job.surrogate(), points)
+    return job.model.correction.max_paths / method.coupled / method.layout.draws[0] / min(POINTS_PER_BLOCK, points)
+
+
+def disk_needed(job: Job) -> float:
+    """Bytes that a run is sure to write: checkpoint, points, and the chunks of a budget that no tolerance cuts short."""
+    surrogate = job.surrogate()
+    assert isinstance(surrogate, nn.Module)
+    size = CHECKPOINT_BYTES * sum(p.numel() for p in surrogate.parameters()) + 8.0 * count(job) * (2.0 * job.problem.dim + 40.0)
+    return size if _tolerant(job) else size + CHUNK_BYTES * chunks_needed(job)
+
+
+def memory_needed(job: Job) -> float:
+    """Bytes at the peak of the larger stage: all workers of a training, or all ranks of a correction."""
+    surrogate = job.surrogate()
+    assert isinstance(surrogate, nn.Module)
+    training, correction = job.model.training, job.model.correction
+    held = sum(4.0 * 6.0 * p.numel() for p in surrogate.parameters())
+    held += sum(2.0 * b.numel() * b.element_size() for b in surrogate.buffers())
+    points = count(job)
+    method = dearest_method(job, surrogate, points)
+    rows = POINTS_PER_BLOCK * max(
+        method.estimator.rows(term, draws) for term, draws in zip(method.terms, method.layout.draws, strict=True)
+    )
+    chunk = 4.0 * rows * job.problem.dim * (16.0 + (job.probes or 1))
+    folded = 0.0 if _tolerant(job) else CHUNK_BYTES * chunks_needed(job)
+    rank = held + chunk + 8.0 * points * (2.0 * job.problem.dim + 40.0)
+    return max((held + working_memory(job, surrogate)) * max(1, training.workers), rank * correction.ranks + folded)
+
+
+def _tolerant(job: Job) -> bool:
+    return job.model.correction.rtol is not None or job.model.correction.atol is not None
+
+
 def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     """Rows (stage, evaluations, FLOP, memory, disk, time) of the table that `scasml check` prints."""
     rate = SHARE_OF_GEMM * gemm_rate()
@@ -58,7 +102,6 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     method = dearest_method(job, surrogate, points)
     draws = correction.max_paths / method.coupled
     correct_flop = draws * method.prices.work[0]
-    chunks = draws / method.layout.draws[0] / min(POINTS_PER_BLOCK, points)
     monte_carlo = [b for b in job.model.report.baselines if b != "surrogate"]
     linear = linear_method(job, points)
 
@@ -66,14 +109,14 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
         return f"{flop / rate / cores:.0f} s on {cores}"
 
     memory = f"{memory_needed(job) / 1e9:.2f} GB"
-    bound = "" if correction.rtol is None and correction.atol is None else "at most "
+    bound = "at most " if _tolerant(job) else ""
     rows = [
         (
             "train",
             f"{training.steps * training.batch:,} samples" if job.learns == "steps" else "-",
             f"{train_flop:.1e}",
             memory,
-            f"{24e-6 * parameters:.1f} MB",
+            f"{CHECKPOINT_BYTES * parameters / 1e6:.1f} MB",
             seconds(train_flop, max(1, training.workers)),
         ),
         (
@@ -81,7 +124,7 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
             f"{bound}{correction.max_paths:,} paths",
             f"{bound}{correct_flop:.1e}",
             memory,
-            f"{chunks * 700e-6:.1f} MB",
+            f"{CHUNK_BYTES * chunks_needed(job) / 1e6:.1f} MB",
             seconds(correct_flop, correction.ranks),
         ),
     ]
@@ -142,7 +185,7 @@ def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: tor
 def foreseen(job: Job, folder: RunFolder) -> str:
     """What a correction will take, in words; for a surrogate that is not trained yet, how to learn it."""
     options = job.model.correction
-    if options.rtol is None and options.atol is None:
+    if not _tolerant(job):
         return f"the correction spends its budget of {options.max_paths:,} paths: it has no rtol or atol"
     if not folder.surrogate.exists() or not store.checkpoint_owner(folder.surrogate)[2]:
         return "what rtol or atol will take depends on the surrogate: after `scasml train`, this command measures it by a pilot"

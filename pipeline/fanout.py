@@ -7,6 +7,7 @@ moments folded in chunk order, never on ranks, time or history.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,9 @@ from pipeline.tally import Method, Outcome, Tally, Tolerance, is_met
 
 WAVE_SECONDS = 15.0
 """Time between two commits: what a crash can cost. It decides when to save, never what is computed."""
+
+LOOK_IN_SECONDS = 0.001
+"""How long a rank may wait for its next chunk while rank 0 computes: a small part of a chunk's time."""
 
 FIRST_WAVE_FLOP = 2e10
 """Work of the first wave per rank, from which the speed is measured."""
@@ -64,7 +68,11 @@ class Alone:
 
 
 class World:
-    """MPI_COMM_WORLD with a counter that any rank increments without rank 0's help."""
+    """MPI_COMM_WORLD with a counter in the memory of rank 0 that any rank increments while rank 0 computes.
+
+    Many MPI libraries carry out a one-sided call only while its target is inside MPI itself, so that
+    every rank would wait for the end of rank 0's chunk: a thread of rank 0 looks in now and then.
+    """
 
     def __init__(self) -> None:
         from mpi4py import MPI
@@ -75,8 +83,18 @@ class World:
         self._window = MPI.Win.Allocate(8 if self.rank == 0 else 0, 8, comm=self._comm)
         if self.rank == 0:
             self._counter = np.asarray(self._window.tomemory()).view(np.int64)
+        self._aside, self._ended, self._helper = self._comm.Dup(), threading.Event(), None
+        if self.rank == 0 and self.size > 1 and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+            self._helper = threading.Thread(target=self._look_in, daemon=True)
+            self._helper.start()
+
+    def _look_in(self) -> None:
+        while not self._ended.wait(LOOK_IN_SECONDS):
+            self._aside.Iprobe()
 
     def take(self, total: int) -> Iterator[int]:
+        # A rank may still be drawing from the counter for the last time.
+        self._comm.Barrier()
         if self.rank == 0:
             self._window.Lock(0)
             self._counter[0] = 0
@@ -99,6 +117,11 @@ class World:
 
     def close(self) -> None:
         """Give the counter back; every rank calls it, last."""
+        self._comm.Barrier()
+        self._ended.set()
+        if self._helper is not None:
+            self._helper.join()
+        self._aside.Free()
         if self.rank == 0:
             del self._counter
         self._window.Free()

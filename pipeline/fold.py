@@ -65,8 +65,8 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
             trace=tuple(trace),
         )
 
-    trained = checkpoint.seconds
-    methods = {"surrogate": MethodReport(base, None, None, None, None, None, None, trained, trained, "surrogate alone", ())}
+    alone = (checkpoint.core_seconds, checkpoint.seconds, "surrogate alone", ())
+    methods = {"surrogate": MethodReport(base, None, None, None, None, None, None, *alone)}
     budget = method.flop(outcome.counts)
     for baseline in baseline_methods(job, plan, len(t), budget):
         own = Tally.read(folder, baseline)

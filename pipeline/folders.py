@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def prepare(job: Job, out: Path | None) -> RunFolder:
     # Again, now that nobody else can write there.
     folder = check_folder(job, out)
     clean(folder.path)
+    # What a training on Ray that was ended left behind; its checkpoint is elsewhere.
+    shutil.rmtree(folder.path / "ray", ignore_errors=True)
     for name, source in job.files.items():
         commit(folder.path / name, source.read_bytes())
     commit(folder.job_file, yaml.safe_dump(job.settled, sort_keys=False).encode())

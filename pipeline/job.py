@@ -115,13 +115,18 @@ class Job:
             part = part.get(key, {})
         return {k: v for k, v in part.items() if k not in ("name", "dim", "file")}
 
+    @property
+    def problem_options(self) -> dict[str, Any]:
+        """What the problem's factory takes beside its dimension."""
+        return self._options("problem")
+
     # The parts of a run, always rebuilt from the job.
 
     @cached_property
     def problem(self) -> SemilinearPDE:
         spec = self.model.problem
         file = None if spec.file is None else self.folder / spec.file
-        problem = catalogue.build(self._problem_factory(), "problem", spec.dim, file=file, **self._options("problem"))
+        problem = catalogue.build(self._problem_factory(), "problem", spec.dim, file=file, **self.problem_options)
         if not isinstance(problem, SemilinearPDE):
             raise InputError(f"problem: '{spec.name}' returned {type(problem).__name__}; it must return a SemilinearPDE")
         return problem

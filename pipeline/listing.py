@@ -11,7 +11,7 @@ from typing import Any
 
 from kernels.contracts import SemilinearPDE
 from pipeline import catalogue
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError, Interrupted, nearest
 from pipeline.job import CHOICES
 
 KEYS = {"equations": "problem", **{room: key for key, room in CHOICES.items()}}
@@ -40,6 +40,8 @@ def attempts(make: Callable[..., Any], dims: Iterable[int]) -> tuple[dict[int, A
     for dim in dims:
         try:
             built[dim] = make(dim)
+        except Interrupted:
+            raise
         except Exception as error:
             refused[dim] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     return built, refused

@@ -22,7 +22,7 @@ class MethodReport(Estimated):
     flop: float | None
     paths: int | None
     seconds: float
-    """Core seconds, of the surrogate the seconds of its training."""
+    """Core seconds, of the surrogate those of its training."""
     wall: float
     """Seconds that passed."""
     detail: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def check_resources(job: Job, memory: float, *, on_ray: bool) -> None:
     if memory > free:
         raise InputError(
             f"the job needs about {memory / 1e9:.3g} GB of memory and {free / 1e9:.1f} GB are free: "
-            "lower surrogate.width, training.batch, or the estimator's levels and samples"
+            "lower surrogate.width, training.batch, correction.ranks, correction.max_paths, or the estimator's levels and samples"
         )
 
 
@@ -56,6 +57,19 @@ def check_writable(path: Path, where: str) -> None:
         raise InputError(
             f"{where} {path}: cannot be written ({reason}); name a folder on a disk that you may write to"
         ) from error
+
+
+def check_disk(path: Path, size: float) -> None:
+    """Refuse runs that write more than is free on the disk of ``path``, which need not exist yet."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise InputError(
+            f"the run writes about {size / 1e9:.3g} GB and {free / 1e9:.3g} GB are free in '{there}': "
+            "lower correction.max_paths, set correction.rtol, or give --out on another disk"
+        )
 
 
 def _exists(path: Path) -> bool:

@@ -185,6 +185,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     losses: NDArray[np.float64]
     seconds: float
+    core_seconds: float
+    """Seconds times processes."""
     device: str
     """Kind of device that the training ran on."""
 
@@ -209,6 +211,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, training_hash: str, j
             "step": checkpoint.step,
             "steps": checkpoint.steps,
             "seconds": checkpoint.seconds,
+            "core_seconds": checkpoint.core_seconds,
             "device": checkpoint.device,
             "training_hash": training_hash,
             "job": job,
@@ -240,6 +243,7 @@ def load_checkpoint(path: Path, *, training_hash: str, job: Mapping[str, Any]) -
             optimizer=trees["optimizer"],
             losses=array(file, "loss"),
             seconds=float(file.attrs["seconds"]),
+            core_seconds=float(file.attrs["core_seconds"]),
             device=str(file.attrs["device"]),
         )
 

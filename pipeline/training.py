@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from kernels.contracts import Fitted, Surrogate
 from kernels.streams import Purpose, Stream
 from pipeline import store
-from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
 from pipeline.files import commit
 from pipeline.folders import is_run
 from pipeline.job import SAMPLE_BLOCK, Job, RunFolder
-from pipeline.points import count
 from pipeline.progress import log
 from pipeline.stages import stage
 from pipeline.team import Solo, Team
@@ -87,14 +85,15 @@ def train(
     optimizer = job.optimizer(module.parameters())
     peaks = [group["lr"] for group in optimizer.param_groups]
     losses: list[float] = []
-    start, before = 0, 0.0
+    start, before, core_before = 0, 0.0, 0.0
     checkpoint = _agreed_checkpoint(folder, job, team)
     if checkpoint is not None:
         module.load_state_dict(checkpoint.parameters)
         if checkpoint.step == options.steps:
             return
         optimizer.load_state_dict(checkpoint.optimizer)
-        losses, start, before = checkpoint.losses.tolist(), checkpoint.step, checkpoint.seconds
+        losses, start = checkpoint.losses.tolist(), checkpoint.step
+        before, core_before = checkpoint.seconds, checkpoint.core_seconds
         if writes:
             log(folder.log, f"training resumes at step {start} of {options.steps}")
     parameters = list(module.parameters())
@@ -131,6 +130,7 @@ def train(
                 optimizer=optimizer.state_dict() if not last else {},
                 losses=np.asarray(losses),
                 seconds=before + now - began,
+                core_seconds=core_before + (now - began) * of / len(shards),
                 device=device.type,
             )
             store.save_checkpoint(folder.surrogate, checkpoint, training_hash=job.training_hash, job=job.resolved)
@@ -166,7 +166,8 @@ def settle(folder: RunFolder, job: Job) -> None:
         parameters=surrogate.state_dict(),
         optimizer={},
         losses=np.asarray(losses),
-        seconds=time.monotonic() - began,
+        seconds=(spent := time.monotonic() - began),
+        core_seconds=spent,
         device="cpu",
     )
     store.save_checkpoint(folder.surrogate, checkpoint, training_hash=job.training_hash, job=job.resolved)
@@ -248,20 +249,7 @@ def training_flop(job: Job, surrogate: Surrogate) -> float:
     return training.steps * job.objective(surrogate).flop(training.batch) if job.learns == "steps" else 0.0
 
 
-def memory_needed(job: Job) -> float:
-    """Bytes at the peak of training and of a chunk: parameters and buffers, optimizer, activations or a fit's matrices."""
-    surrogate = job.surrogate()
-    assert isinstance(surrogate, nn.Module)
-    held = sum(4.0 * 6.0 * p.numel() for p in surrogate.parameters())
-    held += sum(2.0 * b.numel() * b.element_size() for b in surrogate.buffers())
-    probes = job.probes or 1
-    estimator = job.estimator()
-    rows = POINTS_PER_BLOCK * max(estimator.rows(term, MIN_DRAWS) for term in (*estimator.terms, *estimator.biases))
-    chunk = 4.0 * rows * job.problem.dim * (16.0 + probes)
-    return held + _working_memory(job, surrogate) + chunk + 8.0 * count(job) * (2.0 * job.problem.dim + 40.0)
-
-
-def _working_memory(job: Job, surrogate: nn.Module) -> float:
+def working_memory(job: Job, surrogate: nn.Module) -> float:
     """Bytes that training needs beside the parameters: of one step, or of a fit."""
     if isinstance(surrogate, Fitted):
         return surrogate.fit_cost()[1]

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.dag import preflight
 from pipeline.errors import InputError
+from pipeline.estimate import disk_needed
 from pipeline.figures import page
 from pipeline.files import commit
 from pipeline.fold import fold
@@ -18,8 +19,8 @@ from pipeline.folders import check_folder, prepare
 from pipeline.job import Job, RunFolder, digest, load_jobs
 from pipeline.reading import parse_override, read_mapping
 from pipeline.report_files import finished
-from pipeline.resources import check_writable
-from pipeline.training import trained_surrogate
+from pipeline.resources import check_disk, check_writable
+from pipeline.training import one_thread, trained_surrogate
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def planned(job_file: Path, out: Path | None, overrides: Sequence[str] | None, *
     for w in work:
         check_writable(w.folder.path, "--out")
         check_folder(w.job, w.folder.path)
+    check_disk(work[0].folder.path, sum(disk_needed(w.job) for w in work))
     return work
 
 
@@ -103,11 +105,13 @@ def check_trained(work: Sequence[Work]) -> None:
 
 
 def check_corrected(work: Sequence[Work]) -> None:
-    """Refuse runs without any chunk of a correction."""
+    """Refuse runs whose correction is not finished, for what this job asks: by a report that is thrown away."""
     check_trained(work)
     for w in work:
         if next(w.folder.waves("scasml"), None) is None:
             raise InputError(f"'{w.folder.path}' holds no chunk of the correction: run `scasml correct` first, or `scasml run`")
+        with one_thread():
+            fold(w.folder, w.job, resumed=0)
 
 
 def _brief(value: Any) -> str:

@@ -126,9 +126,7 @@ def offences(path: Path, source: str) -> list[str]:
             out += [f"an equation imports {name}" for name in sorted(ours) if not name.startswith(allowed)]
     else:
         for package, door in DOORS.items():
-            # Ray Train's worker function lives with the training loop that it runs.
-            doors = {door, "training"} if package == "ray" else {door}
-            if package in tops and parts[1] not in doors:
+            if package in tops and parts[1] != door:
                 out.append(f"{package} has one door, pipeline/{door}.py")
     return out
 

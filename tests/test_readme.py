@@ -54,7 +54,7 @@ def test_every_job_of_the_repository_could_run(path: Path) -> None:
 
 
 def test_the_jobs_keys_of_the_readme_are_the_jobs_keys() -> None:
-    shown = re.search(r"^    name: lqg_100d\n(?:    .*\n)+", README, flags=re.M)
+    shown = re.search(r"^    name: my_study\n(?:    .*\n)+", README, flags=re.M)
     assert shown is not None
     model = job_from(yaml.safe_load(textwrap.dedent(shown[0])), ROOT).model
     assert model.correction.rtol == 1e-3

@@ -41,8 +41,9 @@ class Linearised:
                 random time each, the drift frozen and the Bismut-Elworthy-Li weight: unbiased where
                 F is quadratic.
 
-    What is left is the bias "higher order": to leading order -2 E int D B(v, c) ds, B the bilinear
-    form of F and c what an inner estimate misses, its own remainder and the freezing of its drift.
+    What is left is the bias "higher order": for a quadratic F to leading order -2 E int D B(v, c) ds,
+    B the bilinear form of F and c what an inner estimate misses, its own remainder and the freezing of
+    its drift. A cubic part of F adds another error of third order in v, which is not sampled.
 
     For a problem with f(., 0, 0) = 0 and without a surrogate this is a first-order expansion in f,
     and the bias says how poor that is. Source: science of the defect, arXiv 2504.16172, with one

@@ -11,9 +11,10 @@ from kernels.streams import Stream
 
 
 class PathLoss(nn.Module):
-    """Mean of |u^(s_k, X_k) - [g(X_T) + sum_{j>=k} f(s_j, X_j, u^, z^) ds - sum_{j>=k} z^ dW]|^2.
+    """Mean of |u^(s_k, X_k) - [g(X_T) + sum_{j>=k} (f_j + f_{j+1}) ds/2 - sum_{j>=k} z^_j dW]|^2, f_j = f(s_j, X_j, u^, z^).
 
-    The mean is over paths and their times s_k. With the exact solution every bracket equals
+    The mean is over paths and their times s_k < T. The trapezoidal rule leaves a bias of second order
+    in the time step, which decides where f is steep; the martingale needs the left ends. With the exact solution every bracket equals
     u(s_k, X_k) (Ito), up to the time step; else the loss is the variance that a correction would
     see plus the squared bias. Every time of the path counts, not its start alone: with the start
     alone u_t stays free along the path, and the residual there is large. Only gradients are
@@ -49,20 +50,19 @@ class PathLoss(nn.Module):
         increments: Float[Tensor, "paths steps dim"],
     ) -> Float[Tensor, ""]:
         problem = self.problem
-        paths, steps, dim = increments.shape
-        t, x = times[:, :-1].reshape(-1), positions[:, :-1].reshape(-1, dim)
+        t, x = times.flatten(), positions.flatten(0, 1)
         value, gradient = self.surrogate.value_and_gradient(t, x)
         z = problem.law.pull(t, x, gradient)
-        f = problem.driver(t, x, value, z).reshape(paths, steps)
-        martingale = (z * increments.reshape(-1, dim)).sum(-1).reshape(paths, steps)
-        gain = f * times.diff(dim=1) - martingale
+        f = problem.driver(t, x, value, z).reshape(times.shape)
+        martingale = (z.reshape(positions.shape)[:, :-1] * increments).sum(-1)
+        gain = 0.5 * (f[:, :-1] + f[:, 1:]) * times.diff(dim=1) - martingale
         to_go = gain.flip(1).cumsum(1).flip(1)
         target = problem.terminal(positions[:, -1])[:, None] + to_go
-        return (value.reshape(paths, steps) - target).square().mean()
+        return (value.reshape(times.shape)[:, :-1] - target).square().mean()
 
     def flop(self, paths: int) -> float:
         """Model FLOP of loss and gradient: three sweeps of value and gradient, and the normals."""
-        rows = paths * self.steps
+        rows = paths * (self.steps + 1)
         first_order, _ = self.surrogate.flop(None)
         return rows * (3.0 * first_order + 3.0 * self.problem.costs().driver + NORMAL_FLOP * self.problem.dim)
 

@@ -16,11 +16,11 @@ from kernels.surrogates._ansatz import clock, gate, profile, profile_gradient, p
 
 NORMALISATION_POINTS = 4096
 
-SHARE_OF_X = 0.1
-"""Standard deviation of x's part in a first pre-activation before training, where h and g(x) have 1 each.
+SHARES = 0.25, 0.1, 0.25
+"""Standard deviation of the parts of h, x and g(x) in a first pre-activation before training.
 
 u follows (t, g(x)) first; with equal weights d coordinates would drown these two, and training
-would begin by unlearning x."""
+would begin by unlearning x. Larger weights of h and g(x) make for rougher residuals."""
 
 MAX_PARAMETERS = 500_000_000
 """Two gigabytes of weights, and six times that while training."""
@@ -53,7 +53,10 @@ class MLP(nn.Module):
             if self.weights:
                 weight *= math.sqrt(2.0 / (fan_in + fan_out))
             else:
-                weight[:, 1:-1] *= SHARE_OF_X / math.sqrt(problem.dim)
+                of_h, of_x, of_g = SHARES
+                weight[:, 0] *= of_h
+                weight[:, 1:-1] *= of_x / math.sqrt(problem.dim)
+                weight[:, -1] *= of_g
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(fan_out)))
         stream = Stream(seed, Purpose.INITIALISATION, 1)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 
-def row_by_row(function: Callable[..., Any], *arguments: Tensor, rtol: float = 1e-5, atol: float = 1e-6) -> bool:
+def row_by_row(function: Callable[..., Any], *arguments: Tensor, rtol: float = 0.0, atol: float = 1e-6) -> bool:
     """Whether every output of a function of batches is the same for a row alone, in another order, and in the whole batch.
 
-    Same to ``rtol`` and to ``atol`` of the largest entry: a matrix product may round otherwise in another shape.
+    Same to ``atol`` of the largest entry, and ``rtol`` of its own: a matrix product may round otherwise in another shape.
     """
 
     def outputs(rows: Any) -> tuple[Tensor, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+from pipeline import resources
 from pipeline.reading import set_key
 
 PDE = """
@@ -63,6 +65,7 @@ BY_KEY: list[tuple[dict[str, Any], list[str]]] = [
     ({"correction.atol": 0.0}, ["correction.atol = 0.0: should be a number > 0, for example atol: 1.0e-6"]),
     ({"correction.max_paths": 100}, ["correction.max_paths = 100", "at least"]),
     ({"correction.estimator": "auto", "correction.max_paths": 19_000}, ["correction.max_paths = 19000", "at least 20480"]),
+    ({"correction.max_paths": 10**15}, ["GB of memory", "GB are free", "correction.max_paths"]),
     ({"correction.max_paths": 1.5}, [f"correction.max_paths = 1.5: {WHOLE}"]),
     ({"correction.ranks": 64}, ["correction.ranks = 64", "oversubscribe"]),
     ({"correction.laplacian": 0}, ["correction.laplacian = 0: should be exact, auto, or a whole number"]),
@@ -151,6 +154,12 @@ def test_a_file_that_is_no_job_is_refused(text: str, named: list[str], scasml: C
     assert not (Path.cwd() / "owned").exists()
 
 
+def solved(value: str) -> str:
+    """The user's problem with a solution of theirs."""
+    source = PDE.format(body=f"from kernels.contracts import Solution; u = Solution(value=lambda t, x: {value}, source='mine')")
+    return source.replace("0.0 * y,", "0.0 * y, solution=u,")
+
+
 @pytest.mark.parametrize(
     ("source", "named"),
     [
@@ -159,14 +168,27 @@ def test_a_file_that_is_no_job_is_refused(text: str, named: list[str], scasml: C
         (PDE.format(body="return 3"), ["returned int", "SemilinearPDE"]),
         (PDE.format(body="1/0"), ["ZeroDivisionError", "pde.py", "line 5"]),
         (PDE.format(body="pass").replace("def mine", "def yours"), ["problem.name", "no such function", "yours"]),
+        (PDE.format(body="import torch; A = torch.ones(3, 2)").replace("0.0 * y", "0.0 * (x @ A).sum(-1)"), ["pde.py", "dtype"]),
+        (PDE.format(body="import torch").replace("0.0 * y", "0.0 * y.float()"), ["driver returned torch.float32", "A.to(x)"]),
+        (solved("1 / 0"), ["ZeroDivisionError", "pde.py"]),
+        (solved("x"), ["solution.value returned shape (4, 3)", "shape (4,)"]),
+        (PDE.format(body="open(__file__ + '.txt')"), ["pde.py", "without what lies beside it", "put into it"]),
     ],
 )
 def test_a_users_file_that_fails_is_named_with_its_line(
     source: str, named: list[str], scasml: Callable[..., Any], job_file: Path
 ) -> None:
     (job_file.parent / "pde.py").write_text(source)
+    (job_file.parent / "pde.py.txt").touch()
     write(job_file, {"problem": {"file": "pde.py", "name": "mine", "dim": 3}})
     refused(scasml, job_file, named)
+
+
+def test_a_signal_while_a_users_file_runs_is_a_signal_and_not_its_fault(scasml: Callable[..., Any], job_file: Path) -> None:
+    (job_file.parent / "pde.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n" + PDE.format(body="pass"))
+    write(job_file, {"problem": {"file": "pde.py", "name": "mine", "dim": 3}})
+    done = scasml("check", job_file)
+    assert done.status == 3 and "SIGINT" in done.err
 
 
 def test_a_users_file_that_is_right_is_accepted(scasml: Callable[..., Any], job_file: Path) -> None:
@@ -231,3 +253,12 @@ def test_more_workers_than_cores_are_refused_where_ray_would_wait_for_ever(scasm
     done = scasml("run", job_file, "--out", job_file.parent / "out")
     assert done.status == 2 and "training.workers = 64" in done.err
     assert not (job_file.parent / "out").exists()
+
+
+def test_a_run_that_writes_more_than_the_disk_holds_is_refused(
+    scasml: Callable[..., Any], job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    refused(
+        scasml, job_file, ["the run writes about", "1e-06 GB are free", "lower correction.max_paths", "--out on another disk"]
+    )

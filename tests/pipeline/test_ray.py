@@ -257,6 +257,7 @@ def test_an_address_where_nothing_listens_is_refused_at_once(
     began = time.monotonic()
     done = scasml("run", job_file, "--out", job_file.parent / "run")
     assert done.status == 2 and "RAY_ADDRESS" in done.err and "refused" in done.err and "ray start --head" in done.err
+    assert not (job_file.parent / "run").exists()
     assert time.monotonic() - began < 15.0
 
 

@@ -35,6 +35,7 @@ def checkpoint() -> store.Checkpoint:
         optimizer=optimizer.state_dict(),
         losses=np.arange(3.0),
         seconds=1.5,
+        core_seconds=3.0,
         device="cpu",
     )
 

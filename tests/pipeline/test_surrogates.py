@@ -23,9 +23,10 @@ from kernels.surrogates import mlp
 from pipeline import store, training, weights
 from pipeline.correction import base_values
 from pipeline.errors import InputError
+from pipeline.estimate import memory_needed
 from pipeline.folders import prepare
 from pipeline.job import Job, RunFolder, job_from
-from pipeline.training import memory_needed, train_stage, trained_surrogate, training_flop
+from pipeline.training import train_stage, trained_surrogate, training_flop
 
 DIM = 4
 FITTED: dict[str, Any] = {

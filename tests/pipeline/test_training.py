@@ -15,10 +15,11 @@ import yaml
 from pipeline import store, training
 from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
+from pipeline.estimate import memory_needed
 from pipeline.job import Job, RunFolder, job_from, load_job
 from pipeline.stages import interruptions
 from pipeline.team import Solo
-from pipeline.training import memory_needed, train, train_here, train_stage
+from pipeline.training import train, train_here, train_stage
 
 from conftest import TINY  # isort: skip
 
@@ -96,7 +97,7 @@ def test_workers_go_on_from_the_step_that_the_writer_sees(
     folder = folder_for(job, tmp_path / "run")
     train_here(folder, job)
     seen = store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
-    stale = [store.Checkpoint(7, seen.steps, seen.parameters, {}, seen.losses[:7], 0.0, "cpu")] * 2
+    stale = [store.Checkpoint(7, seen.steps, seen.parameters, {}, seen.losses[:7], 0.0, 0.0, "cpu")] * 2
     monkeypatch.setattr(store, "load_checkpoint", lambda *a, **k: stale.pop() if stale else seen)
 
     class Agreed(Solo):
@@ -105,7 +106,7 @@ def test_workers_go_on_from_the_step_that_the_writer_sees(
 
     assert training._agreed_checkpoint(folder, job, Agreed()) is seen and not stale
     monkeypatch.setattr(training, "SETTLE_SECONDS", -1.0)
-    stale += [store.Checkpoint(7, seen.steps, seen.parameters, {}, seen.losses[:7], 0.0, "cpu")]
+    stale += [store.Checkpoint(7, seen.steps, seen.parameters, {}, seen.losses[:7], 0.0, 0.0, "cpu")]
     with pytest.raises(EngineError, match=r"stands at step 7 here and at step 40.*share"):
         training._agreed_checkpoint(folder, job, Agreed())
 
