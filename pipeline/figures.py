@@ -43,7 +43,7 @@ figcaption { color: #555 } pre { background: #f5f5f5; padding: 1rem; overflow-x:
 the bias (estimate minus truth), sampled and never told the truth; the confidence intervals are widened by it.</p>
 <table><tr><th>term</th><th>role</th><th>mean / rms u</th><th>s.e.</th><th>paths</th><th>FLOP</th></tr>
 {% for row in terms %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>
-{% if tried %}<p>Chosen by a pilot, by the work for a unit of variance:</p>
+{% if tried %}<p>Chosen by a pilot, by the work for a unit of variance, dearer where a printed bias is sure to be above 1e-4 of u:</p>
 <table><tr><th>candidate</th><th>variance × FLOP</th></tr>{% for row in tried %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
 {% for image, caption in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}"><figcaption>{{ caption }}</figcaption></figure>{% endfor %}
 <h2>Job</h2><pre>{{ job }}</pre>

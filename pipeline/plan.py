@@ -21,6 +21,7 @@ from torch import Tensor
 from kernels.contracts import Estimator, SemilinearPDE, Surrogate
 from kernels.coupled_streams import MAX_DIM
 from kernels.defect import defect
+from kernels.intervals import rms_interval
 from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
 from kernels.unsummed import unsummed
@@ -46,6 +47,8 @@ NET = 16
 """Points of a randomised Sobol' net."""
 
 DEAR = 2.0
+SURE = 0.95
+AIM = 1e-4
 CLEARLY = 0.8
 """A later candidate is taken where its work is below this part of the best one's before it."""
 
@@ -55,9 +58,10 @@ MLP_SAMPLES = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to correct, and the work it needs: (sum_l sqrt(V_l C_l))^2, FLOP for a unit variance of the estimate.
+    """One way to correct, and the work it needs: (sum_l sqrt(V_l C_l))^2 (1 + b^2/a^2), in FLOP.
 
-    ``work`` is None where there was nothing to choose between.
+    The first factor is the FLOP for a unit variance of the estimate; b is what its printed biases are
+    sure to amount to, and a is AIM |u|. Neither tolerance nor budget counts: they may be changed later.
     """
 
     estimator: dict[str, Any]
@@ -120,6 +124,15 @@ def needed(estimator: Estimator, moments: dict[str, Moments], work: dict[str, fl
     return sum(math.sqrt(float(np.mean(moments[term].variance)) * work[term]) for term in estimator.terms) ** 2
 
 
+def sure_bias(estimator: Estimator, moments: dict[str, Moments]) -> float:
+    """Root mean square over the points of what the biases amount to: the low end of its interval, 0 where noise explains it."""
+    if not estimator.biases:
+        return 0.0
+    mean = sum(moments[bias].mean for bias in estimator.biases)
+    square = sum(np.square(moments[bias].standard_error) for bias in estimator.biases)
+    return rms_interval(np.asarray(mean), np.sqrt(square), SURE)[0]
+
+
 def too_dear(estimator: Estimator, moments: dict[str, Moments], work: dict[str, float]) -> tuple[str, ...]:
     """Optional terms whose share of the work would be DEAR times that of all others: to be printed, not summed."""
     parts = {term: math.sqrt(float(np.mean(moments[term].variance)) * work[term]) for term in estimator.terms}
@@ -139,13 +152,14 @@ def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...]
 def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points.
 
-    An optional term is printed as a bias instead of summed where its noise is too dear, as the
-    remainder's is for a surrogate whose gradient is poor.
+    A bias counts where it is sure to be above AIM of u. An optional term is printed as a bias instead of summed where its noise is too dear,
+    as the remainder's is for a surrogate whose gradient is poor.
     """
     estimators, laplacians, pairs = allowed(job)
     began = time.perf_counter()
     rows = np.unique(np.linspace(0, len(t) - 1, PILOT_POINTS).astype(int))
     t, x = t[rows], x[rows]
+    scale = AIM * float(surrogate.value_and_gradient(t, x)[0].square().mean().sqrt())
     tried: list[Candidate] = []
 
     def best(candidates: list[Candidate], champion: Candidate | None = None) -> Candidate:
@@ -153,7 +167,10 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
             estimator, problem = candidate.build(), candidate.problem(job, surrogate)
             moments, work = measured(estimator, problem, t, x, (1, len(tried)), job.model.seed, PILOT_DRAWS)
             printed = too_dear(estimator, moments, work)
-            cost = needed(unsummed(estimator, printed), moments, work)
+            summed = unsummed(estimator, printed)
+            cost = needed(summed, moments, work)
+            if scale > 0.0:
+                cost *= 1.0 + (sure_bias(summed, moments) / scale) ** 2
             tried.append(replace(candidate, work=cost, printed=printed))
             if champion is None or champion.work is None or cost < CLEARLY * champion.work:
                 champion = tried[-1]

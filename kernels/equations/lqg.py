@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_ball, uniform_sphere
+from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, along_paths, require_dim, uniform_ball, uniform_sphere
 from kernels.streams import Purpose, Stream
 
 
@@ -17,7 +17,7 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
 
     x.A x = sum_{i<d} c1_i (x_i - x_{i+1})^2 + c2_i x_{i+1}^2, c uniform on [1/2, 3/2] from
     ``coefficient_seed`` (Fan, Sun, Yang, Lu, arXiv 2504.16172); ``isotropic`` takes A = I
-    instead (E, Han, Jentzen, CMS 2017). In (mu, sigma, f): 0, sqrt 2, -strength |z|^2 / 2.
+    instead (E, Han, Jentzen, CMS 2017), and points along the paths from 0 instead of the unit ball. In (mu, sigma, f): 0, sqrt 2, -strength |z|^2 / 2.
     Concave in (y, z). Exact by the Hopf-Cole transform and one quadrature, to 12 digits.
 
     :param strength: weight of the control, > 0; the nonlinearity grows with it
@@ -29,7 +29,7 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
         raise ValueError(f"strength = {strength}: the Hopf-Cole transform needs a finite strength > 0")
     if dim < 2 and not isotropic:
         raise ValueError(f"dim = {dim}: the seeded quadratic form couples neighbours and needs dim >= 2; or isotropic: true")
-    horizon = 1.0
+    horizon, law = 1.0, BrownianMotion(sigma=math.sqrt(2.0))
     form = torch.eye(dim, dtype=torch.float64) if isotropic else _coupled_form(dim, coefficient_seed)
     diagonal = form.diagonal().contiguous()
     off = form.diagonal(1).contiguous()
@@ -88,14 +88,14 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
         name="lqg",
         dim=dim,
         horizon=horizon,
-        law=BrownianMotion(sigma=math.sqrt(2.0)),
+        law=law,
         driver=driver,
         terminal=terminal,
         terminal_jet=terminal_jet,
         curvature="concave",
         layer=float(dim),
         z_curvature=strength,
-        sample_points=uniform_ball(dim, horizon),
+        sample_points=along_paths(dim, horizon, law) if isotropic else uniform_ball(dim, horizon),
         boundary_points=uniform_sphere(dim, horizon),
         solution=Solution(
             value=value, gradient=gradient, error=1e-11, source="Hopf-Cole transform and trapezoidal quadrature, 12 digits"

@@ -16,8 +16,11 @@ REMAINDER, HIGHER_ORDER = "remainder", "higher order"
 OPTIONAL: Mapping[str, tuple[str, ...]] = {REMAINDER: (HIGHER_ORDER,)}
 """Without its remainder a linearisation is of first order in what it is linearised in."""
 
+INNER = 4
+"""Draws whose mean is an inner estimate: the noise of two such in a product falls with the square of their number."""
+
 Inner = tuple[Paths, Vectors]
-"""A draw of (v, sigma^T grad v)."""
+"""A draw, or a mean of draws, of (v, sigma^T grad v)."""
 
 Gather = Callable[[Paths, Vectors, Stream], Paths]
 """What is gathered at the end of a path: (s, X_s, probes) -> (paths,)."""
@@ -46,20 +49,20 @@ class Local:
         (y_a, z_a), (y_b, z_b) = a, b
         return 0.25 * (self.excess(y_a + y_b, z_a + z_b) - self.excess(y_a - y_b, z_a - z_b))
 
-    def inner(self, stream: Stream) -> Inner:
-        """One draw of the linear part: one random time, slopes frozen, Bismut-Elworthy-Li weight."""
+    def inner(self, stream: Stream, samples: int = 1) -> Inner:
+        """The mean of ``samples`` draws of the linear part: one random time, slopes frozen, Bismut-Elworthy-Li weight."""
         problem = self.problem
-        elapsed, over_density = root_time(self.left, stream)
-        x_r, weight = problem.law.travel(self.s, self.x, elapsed, stream, self.f_z)
-        source = problem.at((self.s + elapsed).clamp_max(problem.horizon), x_r, stream, with_source=True).source()
-        y = over_density * torch.exp(self.f_y * elapsed) * source
+        s, x, f_y, f_z, left = (v.repeat_interleave(samples, 0) for v in (self.s, self.x, self.f_y, self.f_z, self.left))
+        elapsed, over_density = root_time(left, stream)
+        x_r, weight = problem.law.travel(s, x, elapsed, stream, f_z)
+        source = problem.at((s + elapsed).clamp_max(problem.horizon), x_r, stream, with_source=True).source()
+        y = over_density * torch.exp(f_y * elapsed) * source
         z = y[:, None] * weight()
-        if problem.zero_terminal:
-            return y, z
-        end, weight = problem.law.travel(self.s, self.x, self.left, stream, self.f_z)
-        discount = torch.exp(self.f_y * self.left)
-        gain = discount * problem.terminal(end)
-        return y + gain, z + (gain - problem.terminal(self.x))[:, None] * weight()
+        if not problem.zero_terminal:
+            end, weight = problem.law.travel(s, x, left, stream, f_z)
+            gain = torch.exp(f_y * left) * problem.terminal(end)
+            y, z = y + gain, z + (gain - problem.terminal(x))[:, None] * weight()
+        return y.unflatten(0, (-1, samples)).mean(1), z.unflatten(0, (-1, samples)).mean(1)
 
     def unfrozen(self, stream: Stream) -> Inner:
         """One draw of twice (slopes renewed half-way - slopes frozen): what freezing costs ``inner``, to first order."""
@@ -112,9 +115,9 @@ def remainder(problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: 
     (elapsed,), (density,) = arcsine_times(problem.horizon - path.s, 1.0 - stream.uniform(1, len(path.s)))
     at = path.advance(elapsed, (elapsed / steps).sqrt()[:, None] * stream.normal(steps, *path.x.shape), stream, None)
     here = Local(problem, path.s, path.x, at)
-    weight, a = torch.exp(path.log_d) / density, here.inner(stream)
+    weight, a = torch.exp(path.log_d) / density, here.inner(stream, INNER)
     if term == REMAINDER:
-        return weight * here.product(a, here.inner(stream))
+        return weight * here.product(a, here.inner(stream, INNER))
     y, z = here.second(stream)
     y_unfrozen, z_unfrozen = here.unfrozen(stream)
     return -2.0 * weight * here.product(a, (y + y_unfrozen, z + z_unfrozen))
@@ -126,10 +129,15 @@ def remainder_flop(problem: SemilinearPDE, term: str, draws: int, steps: int) ->
     normals = NORMAL_FLOP * problem.dim
     ends = 0.0 if problem.zero_terminal else 1.0
     inner = cost.source + normals + ends * (normals + 2.0 * cost.terminal)
-    each = steps * (cost.driver + normals) + inner
+    each = steps * (cost.driver + normals) + INNER * inner
     if term == REMAINDER:
-        each += inner
+        each += INNER * inner
     else:
         halves = 2.0 * normals + cost.driver
         each += normals + cost.driver + 2.0 * inner + halves + 2.0 * cost.source + ends * (halves + 2.0 * cost.terminal)
     return cost.driver + draws * each
+
+
+def remainder_rows(draws: int, steps: int) -> int:
+    """Largest batch of (t, x) alive at once for ``draws`` draws of either at one point."""
+    return draws * (max(steps, INNER) + 1)

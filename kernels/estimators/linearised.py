@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels.contracts import NORMAL_FLOP, Draws, Paths, Positions, SemilinearPDE, Times
 from kernels.estimators._linear_path import LinearPath, arcsine_times
-from kernels.estimators._remainder import HIGHER_ORDER, OPTIONAL, REMAINDER, remainder, remainder_flop
+from kernels.estimators._remainder import HIGHER_ORDER, OPTIONAL, REMAINDER, remainder, remainder_flop, remainder_rows
 from kernels.streams import Stream
 
 THIN = 2.0**-1.5
@@ -37,8 +37,8 @@ class Linearised:
                 one halved k - 1 times, on the same Brownian path and probes, over the probability
                 of k (Rhee and Glynn 2015).
     remainder   Adds E int D F(v, z) ds, F(v, z) = f(v, z) - f(0, 0) - f_y v - f_z z, as
-                [F(a + b) - F(a - b)]/4 with two independent inner estimates a, b of (v, z) by one
-                random time each, the drift frozen and the Bismut-Elworthy-Li weight: unbiased where
+                [F(a + b) - F(a - b)]/4 with two independent inner estimates a, b of (v, z), means
+                of a few draws by one random time each, the drift frozen and the Bismut-Elworthy-Li weight: unbiased where
                 F is quadratic.
 
     What is left is the bias "higher order": for a quadratic F to leading order -2 E int D B(v, c) ds,
@@ -124,8 +124,9 @@ class Linearised:
         return cost.driver + draws * each
 
     def rows(self, term: str, draws: int) -> int:
-        steps = {"linear": self.steps, "time step": 4 * self.steps}.get(term, self.times * self.steps)
-        return draws * (steps + 1)
+        if term in (REMAINDER, HIGHER_ORDER):
+            return remainder_rows(draws, self.times * self.steps)
+        return draws * ({"linear": 1, "time step": 4}[term] * self.steps + 1)
 
 
 def refinement_probability(k: int) -> float:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from kernels.contracts import NORMAL_FLOP, Draws, Linearisable, Paths, Positions, SemilinearPDE, Times, Vectors
-from kernels.estimators._remainder import HIGHER_ORDER, OPTIONAL, REMAINDER, remainder, remainder_flop
+from kernels.estimators._remainder import HIGHER_ORDER, OPTIONAL, REMAINDER, remainder, remainder_flop, remainder_rows
 from kernels.streams import Stream
 
 COMBINATIONS = {
@@ -92,7 +92,7 @@ class Telescoped:
 
     def rows(self, term: str, draws: int) -> int:
         if term in (REMAINDER, HIGHER_ORDER):
-            return draws * (self.steps + 1)
+            return remainder_rows(draws, self.steps)
         return draws * 2 ** len(COMBINATIONS[term])
 
 

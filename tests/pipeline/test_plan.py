@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -208,3 +209,26 @@ def test_a_prediction_is_within_a_factor_of_two_of_what_the_run_spends(rtol: flo
     assert spent.paths is not None and spent.flop is not None
     assert 0.5 < found.paths / spent.paths < 2.0
     assert 0.5 < found.flop / spent.flop < 2.0
+
+
+def test_a_pilot_passes_over_an_estimator_whose_printed_bias_is_sure_to_be_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The telescoped estimator made ten thousand times cheaper is taken, unless its bias is planted at u itself, whatever rtol is."""
+    real, planted = plan.measured, [0.0]
+
+    def measured(estimator: Any, *arguments: Any) -> Any:
+        moments, work = real(estimator, *arguments)
+        if "telescoped" in estimator.terms:
+            work = {term: 1e-4 * flop for term, flop in work.items()}
+            bias = moments["time step left"]
+            moments["time step left"] = replace(bias, mean=np.full_like(bias.mean, planted[0]), m2=1e-12 * np.ones_like(bias.m2))
+        return moments, work
+
+    monkeypatch.setattr(plan, "measured", measured)
+    for rtol in (1e-1, 1e-5):
+        given = job(tmp_path, estimator="auto", rtol=rtol)
+        t, x = given.problem.sample_points(32, Stream(0, Purpose.POINTS))
+        for size, taken in ((0.0, "telescoped"), (1.0, "linearised")):
+            planted[0] = size
+            assert plan.choose(given, given.surrogate(), t, x).chosen.estimator["name"] == taken
