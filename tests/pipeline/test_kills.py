@@ -29,7 +29,7 @@ from pipeline.training import train_stage
 from conftest import TINY, numbers  # isort: skip
 
 LONG = {
-    "training.steps": 2500,
+    "training.steps": 2000,
     "training.checkpoint_every": 0.2,
     "correction.laplacian": 8,
     "correction.max_paths": 250_000,
@@ -97,7 +97,7 @@ def test_a_run_killed_once_in_every_stage_ends_with_the_undisturbed_bits(fresh: 
     run = fresh.parent / "run"
     for stage in MOMENTS:
         kill_in(stage, fresh, run, 0.1)
-    assert 0 < int(re.findall(r"training resumes at step (\d+)", log_of(run))[0]) < 2500
+    assert 0 < int(re.findall(r"training resumes at step (\d+)", log_of(run))[0]) < 2000
     computed, reused = counts(run)
     assert computed > 0 and reused > 0
     resumed(fresh, run, undisturbed, len(MOMENTS))
