@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
 from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
-from kernels.streams import Stream
+from kernels.streams import Purpose, Stream
 
 __all__ = [
     "NORMAL_FLOP",
@@ -35,9 +35,11 @@ __all__ = [
     "PointSampler",
     "PointwiseField",
     "Positions",
+    "Purpose",
     "Reference",
     "SemilinearPDE",
     "Solution",
+    "Stream",
     "Surrogate",
     "Terminal",
     "TerminalJet",

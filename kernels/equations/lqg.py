@@ -8,8 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, along_paths, require_dim, uniform_ball, uniform_sphere
-from kernels.streams import Purpose, Stream
+from kernels.contracts import (
+    BrownianMotion,
+    Purpose,
+    SemilinearPDE,
+    Solution,
+    Stream,
+    along_paths,
+    require_dim,
+    uniform_ball,
+    uniform_sphere,
+)
 
 
 def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient_seed: int = 0) -> SemilinearPDE:
