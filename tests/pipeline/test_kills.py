@@ -106,7 +106,7 @@ def test_a_run_killed_once_in_every_stage_ends_with_the_undisturbed_bits(fresh: 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", MOMENTS)
 def test_ten_kills_at_random_moments_of_each_stage_change_no_bit(stage: str, undisturbed: Path, fresh: Path) -> None:
-    """Two ranks, moments uniform over the first fifth of the stage as the undisturbed run timed it on one.
+    """Two ranks, moments uniform over a tenth of the stage as the undisturbed run timed it on one.
 
     A stage is seen to have begun by its first line of progress, two seconds into a training and a wave into a correction.
     """
@@ -117,7 +117,7 @@ def test_ten_kills_at_random_moments_of_each_stage_change_no_bit(stage: str, und
     write(fresh, TWO)
     for number in range(10):
         run = fresh.parent / str(number) / "run"
-        kill_in(stage, fresh, run, rng.uniform(0.0, 0.2 * length[stage]))
+        kill_in(stage, fresh, run, rng.uniform(0.0, 0.1 * length[stage]))
         resumed(fresh, run, undisturbed, 1)
         if stage == "correct":
             computed, reused = counts(run)
