@@ -23,7 +23,7 @@ from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method, memory_needed
 from pipeline.files import release
 from pipeline.fold import fold
-from pipeline.folders import prepare
+from pipeline.folders import RAY_STORAGE, prepare
 from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
 from pipeline.points import count
@@ -50,15 +50,12 @@ NO_CLUSTER = "Start a cluster there with `ray start --head --port=...`, or unset
 def preflight(job: Job, *, on_ray: bool = False) -> None:
     """Refuse before anything runs or is written what would fail later."""
     check_user_file(job)
-    address = os.environ.get("RAY_ADDRESS")
-    if on_ray and address:
-        probe(address)
     surrogate = job.surrogate()
     objective = job.objective(surrogate)
     if isinstance(surrogate, nn.Module) and job.learns == "steps":
         job.optimizer(surrogate.parameters())
     points = count(job)
-    check_resources(job, memory_needed(job), on_ray=on_ray)
+    check_resources(job, memory_needed(job, on_ray=on_ray), on_ray=on_ray)
     check_derivatives(job, surrogate, objective)
     check_paths(job, dearest_method(job, surrogate, points))
 
@@ -110,6 +107,7 @@ def _ray(signals: NotedSignals) -> Iterator[Any]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         address = os.environ.get("RAY_ADDRESS")
         if address:
+            probe(address)
             options |= {"address": address}
         else:
             token = Path(private) / "token"
@@ -245,7 +243,7 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
     from ray.train.torch import TorchTrainer
 
     workers = job.model.training.workers
-    storage = folder.path / "ray"
+    storage = folder.path / RAY_STORAGE
     for attempt in range(MAX_FAILURES + 1):
         trainer = TorchTrainer(
             _ray_worker,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import time
 from dataclasses import dataclass
 
@@ -69,8 +71,8 @@ def disk_needed(job: Job) -> float:
     return size if _tolerant(job) else size + CHUNK_BYTES * chunks_needed(job)
 
 
-def memory_needed(job: Job) -> float:
-    """Bytes at the peak of the larger stage: all workers of a training, or all ranks of a correction."""
+def memory_needed(job: Job, *, on_ray: bool = False) -> float:
+    """Bytes on this machine at the peak of the larger stage: its workers of a training, or its ranks of a correction."""
     surrogate = job.surrogate()
     assert isinstance(surrogate, nn.Module)
     training, correction = job.model.training, job.model.correction
@@ -84,7 +86,10 @@ def memory_needed(job: Job) -> float:
     chunk = 4.0 * rows * job.problem.dim * (16.0 + (job.probes or 1))
     folded = 0.0 if _tolerant(job) else CHUNK_BYTES * chunks_needed(job)
     rank = held + chunk + 8.0 * points * (2.0 * job.problem.dim + 40.0)
-    return max((held + working_memory(job, surrogate)) * max(1, training.workers), rank * correction.ranks + folded)
+    workers = max(1, training.workers) if on_ray and not os.environ.get("RAY_ADDRESS") else 1
+    nodes = os.environ.get("SLURM_NNODES", "1")
+    ranks = math.ceil(correction.ranks / max(1, int(nodes) if nodes.isdigit() else 1))
+    return max((held + working_memory(job, surrogate)) * workers, rank * ranks + folded)
 
 
 def _tolerant(job: Job) -> bool:

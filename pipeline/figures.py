@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.files import commit
+from pipeline.plan import AIM
 from pipeline.tables import COLUMNS, cell
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ figcaption { color: #555 } pre { background: #f5f5f5; padding: 1rem; overflow-x:
 the bias (estimate minus truth), sampled and never told the truth; the confidence intervals are widened by it.</p>
 <table><tr><th>term</th><th>role</th><th>mean / rms u</th><th>s.e.</th><th>paths</th><th>FLOP</th></tr>
 {% for row in terms %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>
-{% if tried %}<p>Chosen by a pilot, by the work for a unit of variance, dearer where a printed bias is sure to be above 1e-4 of u:</p>
-<table><tr><th>candidate</th><th>variance × FLOP</th></tr>{% for row in tried %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
+{% if tried %}<p>Chosen by a pilot, by the work for a unit of variance, times 1 + (b/a)² where a printed bias is sure to be b and a = {{ aim }} of u:</p>
+<table><tr><th>candidate</th><th>work</th></tr>{% for row in tried %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>{% endif %}
 {% for image, caption in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}"><figcaption>{{ caption }}</figcaption></figure>{% endfor %}
 <h2>Job</h2><pre>{{ job }}</pre>
 </body></html>
@@ -72,6 +73,7 @@ def page(report: Report) -> str:
         terms=[(t.name, t.role, f"{t.mean:+.1e}", f"{t.se:.0e}", f"{t.paths:,}", f"{t.flop:.1e}") for t in report.terms],
         tried=[(str(c), f"{c.work:.1e}") for c in report.plan.tried],
         chosen=str(report.plan.chosen),
+        aim=f"{AIM:.0e}",
         figures=[(encode(figure), caption) for _, figure, caption in figures(report)],
         job=json.dumps(report.job, indent=2),
     )

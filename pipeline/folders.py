@@ -14,6 +14,9 @@ from pipeline.files import clean, commit, hold, refuse_held
 from pipeline.job import Job, RunFolder
 from pipeline.owner import TRAINING, differences
 
+RAY_STORAGE = ".ray-train-storage"
+"""Where Ray Train keeps its own notes while it trains."""
+
 OWN = "give the run an --out folder of its own"
 
 
@@ -81,7 +84,7 @@ def prepare(job: Job, out: Path | None) -> RunFolder:
     folder = check_folder(job, out)
     clean(folder.path)
     # What a training on Ray that was ended left behind; its checkpoint is elsewhere.
-    shutil.rmtree(folder.path / "ray", ignore_errors=True)
+    shutil.rmtree(folder.path / RAY_STORAGE, ignore_errors=True)
     for name, source in job.files.items():
         commit(folder.path / name, source.read_bytes())
     commit(folder.job_file, yaml.safe_dump(job.settled, sort_keys=False).encode())

@@ -124,11 +124,12 @@ def needed(estimator: Estimator, moments: dict[str, Moments], work: dict[str, fl
     return sum(math.sqrt(float(np.mean(moments[term].variance)) * work[term]) for term in estimator.terms) ** 2
 
 
-def sure_bias(estimator: Estimator, moments: dict[str, Moments]) -> float:
+def sure_bias(estimator: Estimator, moments: dict[str, Moments], printed: tuple[str, ...]) -> float:
     """Root mean square over the points of what the biases amount to: the low end of its interval, 0 where noise explains it."""
     if not estimator.biases:
         return 0.0
-    mean = sum(moments[bias].mean for bias in estimator.biases)
+    # Of a term that is left out, the bias is what it would have added.
+    mean = sum((-1.0 if bias in printed else 1.0) * moments[bias].mean for bias in estimator.biases)
     square = sum(np.square(moments[bias].standard_error) for bias in estimator.biases)
     return rms_interval(np.asarray(mean), np.sqrt(square), SURE)[0]
 
@@ -152,7 +153,7 @@ def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...]
 def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points.
 
-    A bias counts where it is sure to be above AIM of u. An optional term is printed as a bias instead of summed where its noise is too dear,
+    What a bias is sure to be counts against AIM of u. An optional term is printed as a bias instead of summed where its noise is too dear,
     as the remainder's is for a surrogate whose gradient is poor.
     """
     estimators, laplacians, pairs = allowed(job)
@@ -170,9 +171,9 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
             summed = unsummed(estimator, printed)
             cost = needed(summed, moments, work)
             if scale > 0.0:
-                cost *= 1.0 + (sure_bias(summed, moments) / scale) ** 2
+                cost *= 1.0 + (sure_bias(summed, moments, printed) / scale) ** 2
             tried.append(replace(candidate, work=cost, printed=printed))
-            if champion is None or champion.work is None or cost < CLEARLY * champion.work:
+            if champion is None or cost < CLEARLY * (champion.work or 0.0):
                 champion = tried[-1]
         assert champion is not None
         return champion

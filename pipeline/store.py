@@ -28,7 +28,7 @@ from pipeline.files import commit
 from pipeline.owner import CORRECTION, TRAINING, explained
 from pipeline.provenance import provenance
 
-VERSION = 3
+VERSION = 4
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAGIC = b"\nscasml sha256 "
 SEAL = len(MAGIC) + 64 + 1

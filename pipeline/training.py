@@ -257,6 +257,6 @@ def working_memory(job: Job, surrogate: nn.Module) -> float:
     if job.learns != "steps" or not matrices:
         return 0.0
     options = job.resolved["training"]["objective"]
-    streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 1)
+    streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 0) + 1
     rows = job.model.training.batch / max(1, job.model.training.workers) * streams
     return 8.0 * 4.0 * rows * max(p.shape[0] for p in matrices) * len(matrices)

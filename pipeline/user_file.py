@@ -34,8 +34,7 @@ def check_user_file(job: Job) -> None:
             catalogue.build(lambda: _try(make(job.model.problem.dim, **job.problem_options), job), "problem", file=alone)
         except InputError as error:
             raise InputError(
-                f"problem.file = '{file}' does not work without what lies beside it ({error}) "
-                "A run keeps a copy of this one file: put into it what it imports or reads"
+                f"problem.file = '{file}' does not work without what lies beside it ({error}): a run keeps a copy of this one file: put into it what it imports or reads"
             ) from error
 
 

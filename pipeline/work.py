@@ -78,7 +78,8 @@ def planned(job_file: Path, out: Path | None, overrides: Sequence[str] | None, *
     for w in work:
         check_writable(w.folder.path, "--out")
         check_folder(w.job, w.folder.path)
-    check_disk(work[0].folder.path, sum(disk_needed(w.job) for w in work))
+    todo = [w for w in work if w.finished() is None]
+    check_disk(work[0].folder.path, sum(max(0.0, disk_needed(w.job) - _size(w.folder.path)) for w in todo))
     return work
 
 
@@ -112,6 +113,11 @@ def check_corrected(work: Sequence[Work]) -> None:
             raise InputError(f"'{w.folder.path}' holds no chunk of the correction: run `scasml correct` first, or `scasml run`")
         with one_thread():
             fold(w.folder, w.job, resumed=0)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*.h5"))
 
 
 def _brief(value: Any) -> str:

@@ -105,7 +105,7 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
         layer=float(dim),
         z_curvature=strength,
         sample_points=along_paths(dim, horizon, law) if isotropic else uniform_ball(dim, horizon),
-        boundary_points=uniform_sphere(dim, horizon),
+        boundary_points=None if isotropic else uniform_sphere(dim, horizon),
         solution=Solution(
             value=value, gradient=gradient, error=1e-11, source="Hopf-Cole transform and trapezoidal quadrature, 12 digits"
         ),

@@ -17,7 +17,7 @@ from kernels.surrogates._ansatz import clock, gate, profile, profile_gradient, p
 NORMALISATION_POINTS = 4096
 
 SHARES = 0.25, 0.1, 0.25
-"""Standard deviation of the parts of h, x and g(x) in a first pre-activation before training.
+"""Standard deviation of the parts of h (at 1), x and g(x) in a first pre-activation before training.
 
 u follows (t, g(x)) first; with equal weights d coordinates would drown these two, and training
 would begin by unlearning x. Larger weights of h and g(x) make for rougher residuals."""

@@ -17,7 +17,8 @@ import yaml
 from test_bad_input import PDE, write
 
 from pipeline import catalogue, cli, listing, run
-from pipeline.errors import Interrupted
+from pipeline.dag import report_stage
+from pipeline.errors import InputError, Interrupted
 from pipeline.estimate import costs
 from pipeline.job import RunFolder, load_job
 from pipeline.messages import fields_at, rule_of
@@ -138,9 +139,11 @@ def test_a_report_that_is_refused_is_no_interruption(finished: Path, tmp_path: P
     kept.unlink()
     more = ("--out", folder, "--set", "report.confidence=0.9")
     done = scasml("report", job, *more)
-    assert done.status == 2 and "missing" in done.err
+    assert done.status == 2 and "run `scasml correct`" in done.err
+    with pytest.raises(InputError, match="`scasml correct`"):
+        report_stage(RunFolder(folder), RunFolder(folder).load())
+    assert "report refused" in (folder / "log.txt").read_text() and interruptions(RunFolder(folder)) == 0
     kept.write_bytes(content)
-    assert interruptions(RunFolder(folder)) == 0
     assert scasml("report", job, *more).status == 0
     assert json.loads((folder / "report.json").read_text())["resumed"] == 0
 

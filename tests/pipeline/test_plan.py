@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
+from kernels.estimators.telescoped import telescoped
+from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
+from kernels.unsummed import unsummed
 from pipeline import catalogue, plan, run
 from pipeline.baselines import baseline_methods, best_mlp, mlp_method
 from pipeline.errors import InputError
@@ -232,3 +235,14 @@ def test_a_pilot_passes_over_an_estimator_whose_printed_bias_is_sure_to_be_large
         for size, taken in ((0.0, "telescoped"), (1.0, "linearised")):
             planted[0] = size
             assert plan.choose(given, given.surrogate(), t, x).chosen.estimator["name"] == taken
+
+
+def test_what_a_printed_term_would_have_added_counts_against_it_with_the_other_sign() -> None:
+    """A printed remainder of mean -1 beside a bias of -1: estimate minus truth is 1 - 1 = 0; with equal signs it would be 2."""
+    moments = {
+        name: Moments(64, np.full(8, mean), np.full(8, 1e-6)) for name, mean in (("remainder", -1.0), ("time step left", -1.0))
+    }
+    summed = unsummed(telescoped(), ("remainder",))
+    assert set(moments) == set(summed.biases)
+    assert plan.sure_bias(summed, moments, ("remainder",)) == 0.0
+    assert plan.sure_bias(summed, moments, ()) == pytest.approx(2.0, rel=1e-3)

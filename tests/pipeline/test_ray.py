@@ -29,6 +29,7 @@ from test_bad_input import write
 import pipeline
 from pipeline import dag
 from pipeline.errors import InputError
+from pipeline.folders import RAY_STORAGE
 from pipeline.job import RunFolder, load_job
 
 from conftest import TINY, numbers  # isort: skip
@@ -136,7 +137,7 @@ def test_ray_train_and_mpi_ranks_give_the_bits_of_the_inline_run(fresh: Path, un
     assert "surrogate taken" not in log_of(run) and "training 1000/1000" in log_of(run)
     assert numbers(run) == numbers(undisturbed / "run")
     np.testing.assert_array_equal(losses(run), losses(undisturbed / "run"))
-    assert not (run / "ray").exists()
+    assert not (run / RAY_STORAGE).exists()
     assert json.loads((run / "report.json").read_text())["resumed"] == 0
 
 
