@@ -160,7 +160,7 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     began = time.perf_counter()
     rows = np.unique(np.linspace(0, len(t) - 1, PILOT_POINTS).astype(int))
     t, x = t[rows], x[rows]
-    scale = AIM * float(surrogate.value_and_gradient(t, x)[0].square().mean().sqrt())
+    scale = AIM * float(surrogate.value_and_gradient(t, x)[0].detach().square().mean().sqrt())
     tried: list[Candidate] = []
 
     def best(candidates: list[Candidate], champion: Candidate | None = None) -> Candidate:
