@@ -153,8 +153,8 @@ def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...]
 def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points.
 
-    What a bias is sure to be counts against AIM of u. An optional term is printed as a bias instead of summed where its noise is too dear,
-    as the remainder's is for a surrogate whose gradient is poor.
+    What a bias is sure to be counts against AIM of u. An optional term is printed as a bias instead
+    of summed where its noise is too dear, as the remainder's is for a surrogate whose gradient is poor.
     """
     estimators, laplacians, pairs = allowed(job)
     began = time.perf_counter()

@@ -26,7 +26,8 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
 
     x.A x = sum_{i<d} c1_i (x_i - x_{i+1})^2 + c2_i x_{i+1}^2, c uniform on [1/2, 3/2] from
     ``coefficient_seed`` (Fan, Sun, Yang, Lu, arXiv 2504.16172); ``isotropic`` takes A = I
-    instead (E, Han, Jentzen, CMS 2017), and points along the paths from 0 instead of the unit ball. In (mu, sigma, f): 0, sqrt 2, -strength |z|^2 / 2.
+    instead (E, Han, Jentzen, CMS 2017), and points along the paths from 0 instead of the unit ball.
+    In (mu, sigma, f): 0, sqrt 2, -strength |z|^2 / 2.
     Concave in (y, z). Exact by the Hopf-Cole transform and one quadrature, to 12 digits.
 
     :param strength: weight of the control, > 0; the nonlinearity grows with it

@@ -14,8 +14,8 @@ class PathLoss(nn.Module):
     """Mean of |u^(s_k, X_k) - [g(X_T) + sum_{j>=k} (f_j + f_{j+1}) ds/2 - sum_{j>=k} z^_j dW]|^2, f_j = f(s_j, X_j, u^, z^).
 
     The mean is over paths and their times s_k < T. The trapezoidal rule leaves a bias of second order
-    in the time step, which decides where f is steep; the martingale needs the left ends. With the exact solution every bracket equals
-    u(s_k, X_k) (Ito), up to the time step; else the loss is the variance that a correction would
+    in the time step, which decides where f is steep; the martingale needs the left ends. With the
+    exact solution every bracket equals u(s_k, X_k) (Ito), up to the time step; else the loss is the variance that a correction would
     see plus the squared bias. Every time of the path counts, not its start alone: with the start
     alone u_t stays free along the path, and the residual there is large. Only gradients are
     needed. Times are graded quadratically towards T: s_k = T - (T-t)(1 - k/steps)^2.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import EQUATIONS, Formula, Zero, equation, factory, manufactured, perturbed, room
+from oracles import EQUATIONS, Formula, Zero, equation, factory, manufactured, perturbed, room, written
 
 from kernels.contracts import Jet, SemilinearPDE
 from kernels.objectives.path import path
@@ -55,6 +55,12 @@ def test_the_path_loss_is_larger_off_the_solution_by_more_than_its_spread(size: 
     problem = burgers()
     right, wrong = path_loss(problem, exact(problem), 32), path_loss(problem, perturbed(problem, size), 32)
     assert wrong > 1.5 * right
+
+
+def test_the_path_loss_integrates_a_driver_linear_in_time_without_error() -> None:
+    """f = 2t, g = 0, u = 1 - t^2: the trapezoidal rule leaves rounding, the rule of left ends a tenth of u squared."""
+    problem = written(lambda t, x, y, z: 2.0 * t)
+    assert path_loss(problem, Formula(lambda t, x: 1.0 - t.square() + 0.0 * x[:, 0]), 4, 100) < 1e-12
 
 
 def test_the_path_loss_sees_a_driver_of_the_wrong_sign() -> None:

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from test_bad_input import PDE, write
 
-from pipeline import catalogue, cli, listing, run
+from pipeline import catalogue, cli, listing, resources, run
 from pipeline.dag import report_stage
 from pipeline.errors import InputError, Interrupted
 from pipeline.estimate import costs
@@ -83,6 +84,17 @@ def test_a_report_of_more_than_was_computed_is_refused_and_the_run_stays_as_it_i
     done = scasml("report", job, "--out", folder, "--set", "correction.rtol=1e-9", "--set", "correction.max_paths=1000000000")
     assert done.status == 2 and "is missing: finish the run with `scasml correct`" in done.err
     assert {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()} == before
+
+
+def test_what_is_there_already_needs_no_room_on_a_full_disk(
+    finished: Path, tmp_path: Path, scasml: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, folder = copied(finished, tmp_path)
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    for _ in ("finished", "without its report"):
+        assert scasml("run", job, "--inline", "--out", folder).status == 0
+        (folder / "report.h5").unlink()
+    assert scasml("run", job, "--inline", "--out", tmp_path / "new").status == 2
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.json"])

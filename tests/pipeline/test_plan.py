@@ -16,7 +16,7 @@ from kernels.estimators.telescoped import telescoped
 from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
 from kernels.unsummed import unsummed
-from pipeline import catalogue, plan, run
+from pipeline import catalogue, correction, plan, run
 from pipeline.baselines import baseline_methods, best_mlp, mlp_method
 from pipeline.errors import InputError
 from pipeline.estimate import predict
@@ -83,6 +83,16 @@ def test_however_dear_a_term_is_only_an_optional_one_is_printed(
     for candidate in plan.choose(given, given.surrogate(), t, x).tried:
         assert candidate.printed == tuple(given.estimator().optional)
         assert candidate.build().terms
+
+
+def test_the_surrogate_at_many_points_is_evaluated_in_parts_and_lacks_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = job(tmp_path)
+    t, x = given.problem.sample_points(20, Stream(0, Purpose.POINTS))
+    whole = correction.base_values(given.surrogate(), t, x)
+    monkeypatch.setattr(correction, "ROWS", 7)
+    np.testing.assert_allclose(correction.base_values(given.surrogate(), t, x), whole, rtol=1e-12)
 
 
 # The stored decision.

@@ -161,6 +161,14 @@ def test_a_sibling_that_cannot_be_read_is_passed_over(job_file: Path, tmp_path: 
     assert result(mine).step == 40
 
 
+def test_core_seconds_count_every_process_of_a_team(tmp_path: Path) -> None:
+    job = job_from(TINY, Path())
+    folder = RunFolder(tmp_path)
+    train(folder, job, shards=range(1), of=2, team=Solo())
+    seen = store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
+    assert seen.core_seconds == pytest.approx(2.0 * seen.seconds) and seen.device == "cpu"
+
+
 def test_the_memory_needed_holds_the_rows_of_a_printed_bias() -> None:
     data = {**TINY, "correction": {**TINY["correction"], "estimator": {"name": "picard", "levels": 2, "samples": 16}}}
     job = job_from(data, Path())
