@@ -78,8 +78,7 @@ def planned(job_file: Path, out: Path | None, overrides: Sequence[str] | None, *
     for w in work:
         check_writable(w.folder.path, "--out")
         check_folder(w.job, w.folder.path)
-    todo = [w for w in work if w.finished() is None]
-    check_disk(work[0].folder.path, sum(max(0.0, disk_needed(w.job) - _size(w.folder.path)) for w in todo))
+    check_disk(work[0].folder.path, sum(max(0.0, disk_needed(w.job) - _size(w.folder.path)) for w in work))
     return work
 
 
