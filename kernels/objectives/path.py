@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kernels.contracts import NORMAL_FLOP, SemilinearPDE, Surrogate
+from kernels.contracts import NORMAL_FLOP, Linearisable, SemilinearPDE, Surrogate
 from kernels.streams import Stream
 
 
 class PathLoss(nn.Module):
-    """Mean of |u^(s_k, X_k) - [g(X_T) + sum_{j>=k} (f_j + f_{j+1}) ds/2 - sum_{j>=k} z^_j dW]|^2, f_j = f(s_j, X_j, u^, z^).
+    """Mean of |u^(s_k, X_k) - [g(X_T) + sum_{j>=k} ((f_j + f_{j+1}) ds/2 - z^_j dW_j)]|^2, f_j = f(s_j, X_j, u^, z^).
 
     The mean is over paths and their times s_k < T. The trapezoidal rule leaves a bias of second order
     in the time step, which decides where f is steep; the martingale needs the left ends. With the
@@ -19,59 +19,90 @@ class PathLoss(nn.Module):
     see plus the squared bias. Every time of the path counts, not its start alone: with the start
     alone u_t stays free along the path, and the residual there is large. Only gradients are
     needed. Times are graded quadratically towards T: s_k = T - (T-t)(1 - k/steps)^2.
+
+    A share ``drift`` of the paths begins at the problem's reference point and moves by
+    dX = (mu + sigma b) ds + sigma dW, b = f_z(u^) held over a step, as those of the linearised
+    equation do; there (z^_j + z^_{j+1}).b_j ds/2 joins the martingale. Where |f_z| is large the
+    paths of the law alone never come where these go, and u^ would be free there.
     """
 
-    def __init__(self, problem: SemilinearPDE, surrogate: Surrogate, steps: int) -> None:
+    def __init__(self, problem: SemilinearPDE, surrogate: Surrogate, steps: int, drift: float) -> None:
         super().__init__()
-        self.problem, self.surrogate, self.steps = problem, surrogate, steps
+        self.problem, self.surrogate, self.steps, self.drift = problem, surrogate, steps, drift
 
     def sample(self, paths: int, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
-        """Start points from the evaluation law, paths of X from them.
-
-        Returns times (paths, steps + 1), positions (paths, steps + 1, dim) and increments of W
-        (paths, steps, dim).
-        """
+        """Starts (paths,) and (paths, dim), and standard normals (paths, steps, dim); those that drift come first."""
         problem = self.problem
         t, x = problem.sample_points(paths, stream)
-        times, positions, increments = [t], [x], []
+        if drifting := self._drifting(paths):
+            t, x = t.clone(), x.clone()
+            t[:drifting], x[:drifting] = 0.0, problem.start
+        return t, x, torch.stack([stream.normal(*x.shape) for _ in range(self.steps)], 1)
+
+    def _drifting(self, paths: int) -> int:
+        return round(self.drift * paths)
+
+    @torch.no_grad()
+    def paths(
+        self, t: Float[Tensor, " paths"], x: Float[Tensor, "paths dim"], normals: Float[Tensor, "paths steps dim"]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Times (paths, steps + 1), positions, increments of W, and b ds of the paths that drift."""
+        problem, drifting = self.problem, self._drifting(len(t))
+        times, positions, increments, shifts = [t], [x], [], []
         for k in range(1, self.steps + 1):
             s = problem.horizon - (problem.horizon - t) * (1.0 - k / self.steps) ** 2
             elapsed = s - times[-1]
-            dw = elapsed.sqrt()[:, None] * stream.normal(*x.shape)
-            positions.append(problem.law.move(times[-1], positions[-1], elapsed, dw))
+            dw = elapsed.sqrt()[:, None] * normals[:, k - 1]
+            shift = self._slope(times[-1][:drifting], positions[-1][:drifting]) * elapsed[:drifting, None]
+            total = dw if not drifting else torch.cat((dw[:drifting] + shift, dw[drifting:]))
+            positions.append(problem.law.move(times[-1], positions[-1], elapsed, total))
             times.append(s)
             increments.append(dw)
-        return torch.stack(times, 1), torch.stack(positions, 1), torch.stack(increments, 1)
+            shifts.append(shift)
+        return torch.stack(times, 1), torch.stack(positions, 1), torch.stack(increments, 1), torch.stack(shifts, 1)
+
+    def _slope(self, t: Tensor, x: Tensor) -> Tensor:
+        """f_z at u^ and z^."""
+        if not len(t):
+            return x
+        value, gradient = self.surrogate.value_and_gradient(t, x)
+        return Linearisable(self.problem.driver, t, x, value, self.problem.law.pull(t, x, gradient)).slopes()[1]
 
     def forward(
-        self,
-        times: Float[Tensor, "paths nodes"],
-        positions: Float[Tensor, "paths nodes dim"],
-        increments: Float[Tensor, "paths steps dim"],
+        self, t: Float[Tensor, " paths"], x: Float[Tensor, "paths dim"], normals: Float[Tensor, "paths steps dim"]
     ) -> Float[Tensor, ""]:
         problem = self.problem
+        times, positions, increments, shifts = self.paths(t, x, normals)
         t, x = times.flatten(), positions.flatten(0, 1)
         value, gradient = self.surrogate.value_and_gradient(t, x)
         z = problem.law.pull(t, x, gradient)
         f = problem.driver(t, x, value, z).reshape(times.shape)
-        martingale = (z.reshape(positions.shape)[:, :-1] * increments).sum(-1)
+        z = z.reshape(positions.shape)
+        martingale = (z[:, :-1] * increments).sum(-1)
+        if drifting := len(shifts):
+            mean = 0.5 * (z[:drifting, :-1] + z[:drifting, 1:])
+            martingale = torch.cat((martingale[:drifting] + (mean * shifts).sum(-1), martingale[drifting:]))
         gain = 0.5 * (f[:, :-1] + f[:, 1:]) * times.diff(dim=1) - martingale
         to_go = gain.flip(1).cumsum(1).flip(1)
         target = problem.terminal(positions[:, -1])[:, None] + to_go
         return (value.reshape(times.shape)[:, :-1] - target).square().mean()
 
     def flop(self, paths: int) -> float:
-        """Model FLOP of loss and gradient: three sweeps of value and gradient, and the normals."""
-        rows = paths * (self.steps + 1)
+        """Model FLOP of loss and gradient: three sweeps of value and gradient, one more for the drift, and the normals."""
+        rows, moved = paths * (self.steps + 1), self._drifting(paths) * self.steps
         first_order, _ = self.surrogate.flop(None)
-        return rows * (3.0 * first_order + 3.0 * self.problem.costs().driver + NORMAL_FLOP * self.problem.dim)
+        sweep = first_order + self.problem.costs().driver
+        return (3.0 * rows + moved) * sweep + rows * NORMAL_FLOP * self.problem.dim
 
 
-def path(problem: SemilinearPDE, surrogate: Surrogate, *, steps: int = 8) -> PathLoss:
+def path(problem: SemilinearPDE, surrogate: Surrogate, *, steps: int = 8, drift: float = 0.0) -> PathLoss:
     """Martingale loss over paths of ``steps`` steps graded towards T.
 
     :param steps: time steps of a path, at least 1
+    :param drift: share of the paths that start at the reference point and follow the linearised drift, in [0, 1]
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: a path needs at least one time step")
-    return PathLoss(problem, surrogate, steps)
+    if not 0.0 <= drift <= 1.0:
+        raise ValueError(f"drift = {drift}: a share of the paths lies in [0, 1]")
+    return PathLoss(problem, surrogate, steps, drift)

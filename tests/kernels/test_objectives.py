@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from oracles import EQUATIONS, Formula, Zero, equation, factory, manufactured, perturbed, room, written
 
 from kernels.contracts import Jet, SemilinearPDE
-from kernels.objectives.path import path
+from kernels.objectives.path import PathLoss, path
 from kernels.objectives.residual import residual
 from kernels.streams import Stream
 from kernels.surrogates.mlp import mlp
@@ -30,14 +31,14 @@ def exact(problem: SemilinearPDE) -> Formula:
     return Formula(problem.solution.value)
 
 
-def path_loss(problem: SemilinearPDE, surrogate: Any, steps: int, paths: int = 8000) -> float:
-    objective = path(problem, surrogate, steps=steps)
+def path_loss(problem: SemilinearPDE, surrogate: Any, steps: int, paths: int = 8000, drift: float = 0.0) -> float:
+    objective = path(problem, surrogate, steps=steps, drift=drift)
     batch = [v.double() for v in objective.sample(paths, Stream(1, steps))]
     return objective(*batch).item()
 
 
-def falls_with_steps(problem: SemilinearPDE, surrogate: Any) -> bool:
-    losses = [path_loss(problem, surrogate, steps) for steps in (8, 16, 32)]
+def falls_with_steps(problem: SemilinearPDE, surrogate: Any, drift: float = 0.0) -> bool:
+    losses = [path_loss(problem, surrogate, steps, drift=drift) for steps in (8, 16, 32)]
     return all(0.35 < after / before < 0.65 for before, after in pairwise(losses))
 
 
@@ -71,12 +72,46 @@ def test_the_path_loss_sees_a_driver_of_the_wrong_sign() -> None:
 
 def test_the_times_of_a_path_rise_from_its_point_to_the_horizon() -> None:
     problem = burgers()
-    times, positions, increments = path(problem, Zero(), steps=5).sample(50, Stream(2, 0))
+    objective = path(problem, Zero(), steps=5)
+    times, positions, increments, shifts = objective.paths(*objective.sample(50, Stream(2, 0)))
+    assert not len(shifts)
     assert times.shape == (50, 6) and positions.shape == (50, 6, 4) and increments.shape == (50, 5, 4)
     assert (times.diff(dim=1) >= 0).all()
     assert (times[:, -1] == problem.horizon).all()
     moved = positions[:, :-1] + problem.law.mu * times.diff(dim=1)[..., None] + problem.law.sigma * increments
     torch.testing.assert_close(moved, positions[:, 1:], rtol=1e-5, atol=1e-6)
+
+
+def test_paths_along_the_linearised_drift_keep_the_exact_solution_a_minimum() -> None:
+    """All paths drift: the loss of the exact solution still falls like one over the steps, which it would not
+    if the drift's share of the martingale were left out; same bounds as without drift."""
+    problem = equation("quadratic_gradient", 3)
+
+    class Still(PathLoss):
+        def paths(self, *batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            *rest, shifts = super().paths(*batch)
+            return *rest, torch.zeros_like(shifts)
+
+    assert falls_with_steps(problem, exact(problem), drift=1.0)
+    right = path(problem, exact(problem), steps=64, drift=1.0)
+    batch = [v.double() for v in right.sample(2000, Stream(1, 2))]
+    planted = Still(problem, exact(problem), 64, 1.0)
+    assert planted(*batch) > 3.0 * right(*batch)
+
+
+def test_a_share_of_the_paths_follows_the_drift_of_the_linearised_equation() -> None:
+    """b = f_z(u^) = -strength sigma grad u^: u^ = |x|^2/2 pulls to the origin, from where these paths start too."""
+    problem = dataclasses.replace(equation("lqg", 3), start=2.0)
+    bowl = Formula(lambda t, x: 0.5 * x.square().sum(-1) + 0.0 * t)
+    objective = path(problem, bowl, steps=4, drift=0.3)
+    times, positions, increments, shifts = objective.paths(*(v.double() for v in objective.sample(20, Stream(2, 1))))
+    assert len(shifts) == 6
+    assert (positions[:6, 0] == 2.0).all() and (times[:6, 0] == 0.0).all() and (times[6:, 0] > 0.0).all()
+    torch.testing.assert_close(shifts, -math.sqrt(2.0) * positions[:6, :-1] * times[:6].diff(dim=1)[..., None])
+    moved = positions[:, :-1] + math.sqrt(2.0) * increments
+    torch.testing.assert_close(positions[6:, 1:], moved[6:])
+    torch.testing.assert_close(positions[:6, 1:], moved[:6] + math.sqrt(2.0) * shifts)
+    assert objective.flop(20) > path(problem, bowl, steps=4).flop(20)
 
 
 @pytest.mark.parametrize("problem_name", EQUATIONS)
@@ -130,6 +165,12 @@ def test_a_short_training_run_lowers_the_loss(objective_name: str, optimizer_nam
 def test_a_path_without_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="steps = 0"):
         path(burgers(), Zero(), steps=0)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
+def test_a_share_of_drifting_paths_outside_zero_and_one_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=r"drift = .*\[0, 1\]"):
+        path(burgers(), Zero(), drift=share)
 
 
 def test_a_surrogate_without_time_derivative_is_seen_by_the_residual_loss() -> None:
