@@ -91,7 +91,7 @@ def run(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = False)
     todo = [w for w, summary in zip(work, found, strict=True) if summary is None]
     if todo:
         model = todo[0].job.model
-        stages: dict[str, int | None] = {"training": model.training.steps, "scasml": None}
+        stages: dict[str, int | None] = {"training": model.training.total_steps, "scasml": None}
         stages |= {baseline: None for baseline in model.report.baselines if baseline != "surrogate"}
         with followed([w.folder.log for w in todo], stages=stages, labels=[w.label for w in todo]):
             if inline:
@@ -126,7 +126,7 @@ def train(job: JobFile, out: Out = None, set_: Set = None) -> None:
     """
     for w in planned(job, out, set_):
         j = w.begin()
-        with followed([w.folder.log], stages={"training": j.model.training.steps}):
+        with followed([w.folder.log], stages={"training": j.model.training.total_steps}):
             log(w.folder.log, "run opened")
             if (workers := j.model.training.workers) > 1:
                 log(w.folder.log, f"this process takes the batches of {workers} workers in turn; `scasml run` trains them on Ray")

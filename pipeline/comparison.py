@@ -156,7 +156,8 @@ def total_samples(summary: Summary, method: str) -> float | None:
     if found is None:
         return None
     trains = training and method in ("surrogate", "scasml")
-    return float(training["steps"] * training["batch"] if trains else 0) + float(found["paths"] or 0)
+    phases = [training, *filter(None, [training.get("then")])] if trains else []
+    return float(sum(phase["steps"] * phase["batch"] for phase in phases)) + float(found["paths"] or 0)
 
 
 @dataclass(frozen=True)

@@ -51,12 +51,14 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
     """Refuse before anything runs or is written what would fail later."""
     check_user_file(job)
     surrogate = job.surrogate()
-    objective = job.objective(surrogate)
+    phases = range(len(job.model.training.phases))
+    objectives = [job.objective(surrogate, n) for n in phases]
     if isinstance(surrogate, nn.Module) and job.learns == "steps":
-        job.optimizer(surrogate.parameters())
+        for n in phases:
+            job.optimizer(surrogate.parameters(), n)
     points = count(job)
     check_resources(job, memory_needed(job, on_ray=on_ray), on_ray=on_ray)
-    check_derivatives(job, surrogate, objective)
+    check_derivatives(job, surrogate, objectives)
     check_paths(job, dearest_method(job, surrogate, points))
 
 

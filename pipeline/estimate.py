@@ -118,7 +118,7 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     rows = [
         (
             "train",
-            f"{training.steps * training.batch:,} samples" if job.learns == "steps" else "-",
+            f"{sum(p.steps * p.batch for p in training.phases):,} samples" if job.learns == "steps" else "-",
             f"{train_flop:.1e}",
             memory,
             f"{CHECKPOINT_BYTES * parameters / 1e6:.1f} MB",

@@ -71,8 +71,7 @@ class World:
     """MPI_COMM_WORLD with a counter in the memory of rank 0 that any rank increments while rank 0 computes.
 
     Many MPI libraries carry out a one-sided call only while its target is inside MPI itself, so that
-    every rank would wait for the end of rank 0's chunk: a thread of rank 0 looks in now and then, where
-    all ranks share one node.
+    every rank would wait for the end of rank 0's chunk: a thread of rank 0 looks in now and then.
     """
 
     def __init__(self) -> None:
@@ -86,10 +85,7 @@ class World:
             self._counter = np.asarray(self._window.tomemory()).view(np.int64)
         self._aside, self._ended = self._comm.Dup(), threading.Event()
         self._helper: threading.Thread | None = None
-        here = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
-        # Over a network, MPICH was seen to garble its connections while a second thread looked in.
-        self._near = here.size == self.size and MPI.Query_thread() == MPI.THREAD_MULTIPLE
-        here.Free()
+        self._threaded = MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
     def _look_in(self) -> None:
         while not self._ended.wait(LOOK_IN_SECONDS):
@@ -103,8 +99,7 @@ class World:
             self._counter[0] = 0
             self._window.Unlock(0)
         self._comm.Barrier()
-        # Not before all ranks are connected.
-        if self.rank == 0 and self.size > 1 and self._near and self._helper is None:
+        if self.rank == 0 and self.size > 1 and self._threaded and self._helper is None:
             self._helper = threading.Thread(target=self._look_in, daemon=True)
             self._helper.start()
         one, got = np.ones(1, dtype=np.int64), np.empty(1, dtype=np.int64)

@@ -33,9 +33,11 @@ CHOICES = {
     "surrogate": "surrogates",
     "training.objective": "objectives",
     "training.optimizer": "optimizers",
+    "training.then.objective": "objectives",
+    "training.then.optimizer": "optimizers",
     "correction.estimator": "estimators",
 }
-"""Keys that name an entry of the catalogue, and the room it stands in; ``problem`` is the fifth, and may be a file."""
+"""Keys that name an entry of the catalogue, and the room it stands in; ``problem`` is one more, and may be a file."""
 
 PROBES = 8
 """Random directions of the Laplacian that planning counts with where a pilot is to choose them."""
@@ -54,10 +56,12 @@ class Job:
         """The job with every default filled in, as plain data."""
         data = json.loads(json.dumps(self.model.model_dump()))
         self._check_learning()
+        if self.model.training.then is None:
+            del data["training"]["then"]
         for where, room in CHOICES.items():
-            *section, key = where.split(".")
-            part = data[section[0]] if section else data
-            part[key] = self._complete(part[key], room, where)
+            part, key = _holder(data, where)
+            if part is not None:
+                part[key] = self._complete(part[key], room, where)
         if self.learns != "steps":
             data["training"] = {}
         make = self._problem_factory()
@@ -137,14 +141,17 @@ class Job:
         arrays = [] if spec.file is None else [read_weights(self.folder / spec.file)]
         return catalogue.build(make, "surrogate", self.problem, *arrays, seed=self.model.seed, **self._options("surrogate"))
 
-    def objective(self, surrogate: Surrogate) -> Any:
-        make = catalogue.factory("objectives", self.model.training.objective.name, "training.objective")
-        options = self._options("training", "objective")
-        return catalogue.build(make, "training.objective", self.problem, surrogate, **options)
+    def objective(self, surrogate: Surrogate, phase: int = 0) -> Any:
+        return self._of_phase("objective", phase, self.problem, surrogate)
 
-    def optimizer(self, parameters: Any) -> Any:
-        make = catalogue.factory("optimizers", self.model.training.optimizer.name, "training.optimizer")
-        return catalogue.build(make, "training.optimizer", parameters, **self._options("training", "optimizer"))
+    def optimizer(self, parameters: Any, phase: int = 0) -> Any:
+        return self._of_phase("optimizer", phase, parameters)
+
+    def _of_phase(self, key: str, phase: int, *given: Any) -> Any:
+        where = ("training", "then")[: phase + 1]
+        spec, named = getattr(self.model.training.phases[phase], key), ".".join((*where, key))
+        make = catalogue.factory(CHOICES[named], spec.name, named)
+        return catalogue.build(make, named, *given, **self._options(*where, key))
 
     def estimator(self) -> Estimator:
         """The named estimator; where a pilot is to choose, the default, for what has to be known before."""
@@ -211,6 +218,16 @@ class Job:
         return Path("runs") / f"{self.model.name}-{self.correction_hash[:10]}"
 
 
+def _holder(data: Any, where: str) -> tuple[Any, str]:
+    """The mapping that holds a dotted key, None where it is not there, and the key's last part."""
+    *above, key = where.split(".")
+    for part in above:
+        data = data.get(part)
+        if data is None:
+            break
+    return data, key
+
+
 def digest(data: Any) -> str:
     """SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -269,10 +286,12 @@ def _check(job: Job) -> None:
     for required in (job.resolved, job.problem, job.estimator()):
         assert required is not None
     block = SAMPLE_BLOCK * max(1, training.workers)
-    if training.batch % block:
+    for where, phase in zip(("training", "training.then"), training.phases, strict=False):
+        if not phase.batch % block:
+            continue
         raise InputError(
-            f"training.batch = {training.batch}: should be a multiple of {SAMPLE_BLOCK} x workers = {block}, so that every worker "
-            f"gets whole blocks of samples, for example batch: {max(1, round(training.batch / block)) * block}"
+            f"{where}.batch = {phase.batch}: should be a multiple of {SAMPLE_BLOCK} x workers = {block}, so that every worker "
+            f"gets whole blocks of samples, for example batch: {max(1, round(phase.batch / block)) * block}"
         )
     weights = job.model.surrogate.file
     if weights is not None and not os.path.isfile(job.folder / weights):

@@ -83,6 +83,10 @@ def correct_stage(folder: RunFolder, job: Job) -> None:
 def _on_ranks(command: list[str], folder: RunFolder, ranks: int) -> None:
     root = str(Path(__file__).parent.parent)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    if command[0] == "srun" and (Path(sys.executable).parent / "mpiexec").exists():
+        # Slurm's PMI reads requests into 1024 bytes. With UCX the mpich wheel publishes 4096 bytes of which most are
+        # whatever the heap held, in requests that may be longer; with libfabric an address of a few bytes.
+        environment.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
     environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
     program = [sys.executable, "-m", "mpi4py", "-m", "pipeline.rank", str(folder.path)]
     program += ["--ranks", str(ranks), "--stall", str(STALL_SECONDS)]

@@ -14,8 +14,8 @@ from pipeline import catalogue
 from pipeline.errors import InputError, Interrupted, nearest
 from pipeline.job import CHOICES
 
-KEYS = {"equations": "problem", **{room: key for key, room in CHOICES.items()}}
-"""Room -> the key of a job that names its entries."""
+KEYS = {"equations": "problem", **{room: key for key, room in reversed(CHOICES.items())}}
+"""Room -> the first key of a job that names its entries."""
 
 TRIED = (1, 2, 3, 4, 100)
 """Dimensions in which an equation is built to learn which it takes."""

@@ -90,7 +90,7 @@ class SurrogateChoice(Choice):
     """Your own trained network, for `given_network`: the file of its weights and biases."""
 
 
-class Training(Record):
+class Phase(Record):
     objective: Annotated[Choice, _choice("path")] = Choice(name=DEFAULTS["objective"])
     """The loss: `path` (martingale loss, gradients only) or `residual` (PINN loss), with its options."""
     optimizer: Annotated[Choice, _choice("{name: soap, learning_rate: 3.0e-3}")] = Choice(name=DEFAULTS["optimizer"])
@@ -99,12 +99,27 @@ class Training(Record):
     """Optimizer steps, each on a fresh batch."""
     batch: Annotated[Count, Rule(WHOLE, "256")] = 256
     """Samples a step, over all workers: a multiple of 32 times `workers`."""
+
+    _named = field_validator("objective", "optimizer", mode="before")(_as_choice)
+
+
+class Training(Phase):
+    then: Annotated[
+        Phase | None, Rule("a mapping of objective, optimizer, steps and batch", "{objective: residual, steps: 300, batch: 64}")
+    ] = None
+    """A second phase from where the first one ends, with an optimizer and a schedule of its own."""
     workers: Annotated[CountOrZero, Rule("a whole number from 0 to 10^15", "2")] = 1
     """Data-parallel workers of Ray Train; 0 or 1 trains in one process. The gradient does not depend on them."""
     checkpoint_every: Annotated[Positive, Rule("a number > 0", "15")] = 15.0
     """Seconds between two checkpoints: what a kill can cost. Not hashed."""
 
-    _named = field_validator("objective", "optimizer", mode="before")(_as_choice)
+    @property
+    def phases(self) -> list[Phase]:
+        return [self] if self.then is None else [self, self.then]
+
+    @property
+    def total_steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
 
 
 class PointsFile(Record):

@@ -48,12 +48,12 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warm + 1) / (steps - warm + 1)))
 
 
-def sample(objective: Any, job: Job, step: int, shard: int, shards: int) -> tuple[Tensor, ...]:
+def sample(objective: Any, job: Job, batch: int, step: int, shard: int, shards: int) -> tuple[Tensor, ...]:
     """One worker's part of the global batch: whole blocks, each with a stream of its own.
 
     A block's stream is addressed (seed, training, step, block of the global batch), never by worker.
     """
-    blocks = job.model.training.batch // SAMPLE_BLOCK
+    blocks = batch // SAMPLE_BLOCK
     mine = range(shard * blocks // shards, (shard + 1) * blocks // shards)
     parts = [objective.sample(SAMPLE_BLOCK, Stream(job.model.seed, Purpose.TRAINING, step, b)) for b in mine]
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
@@ -81,31 +81,37 @@ def train(
         raise InputError(f"surrogate '{job.model.surrogate.name}' has no parameters to train")
     device = device or torch.device("cpu")
     module.to(device)
-    objective = job.objective(surrogate)
-    optimizer = job.optimizer(module.parameters())
-    peaks = [group["lr"] for group in optimizer.param_groups]
+    places = [(number, step) for number, phase in enumerate(options.phases) for step in range(phase.steps)]
     losses: list[float] = []
     start, before, core_before = 0, 0.0, 0.0
     checkpoint = _agreed_checkpoint(folder, job, team)
     if checkpoint is not None:
         module.load_state_dict(checkpoint.parameters)
-        if checkpoint.step == options.steps:
+        if checkpoint.step == len(places):
             return
-        optimizer.load_state_dict(checkpoint.optimizer)
         losses, start = checkpoint.losses.tolist(), checkpoint.step
         before, core_before = checkpoint.seconds, checkpoint.core_seconds
         if writes:
-            log(folder.log, f"training resumes at step {start} of {options.steps}")
+            log(folder.log, f"training resumes at step {start} of {len(places)}")
     parameters = list(module.parameters())
-    loss_module = team.wrap(objective)
+    loss_module: nn.Module | None = None
     began = saved = shown = time.monotonic()
-    for step in range(start, options.steps):
+    for step, (number, within) in enumerate(places[start:], start):
+        phase = options.phases[number]
+        if loss_module is None or within == 0:
+            objective, optimizer = job.objective(surrogate, number), job.optimizer(parameters, number)
+            peaks = [group["lr"] for group in optimizer.param_groups]
+            if checkpoint is not None and within > 0:
+                optimizer.load_state_dict(checkpoint.optimizer)
+            # The hooks of an earlier phase's wrapping go before those of the next are made.
+            loss_module = None
+            loss_module = team.wrap(objective)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * schedule(step, options.steps)
+            group["lr"] = peak * schedule(within, phase.steps)
         optimizer.zero_grad()
         total = 0.0
         for shard in shards:
-            batch = sample(objective, job, step, shard, of)
+            batch = sample(objective, job, phase.batch, step, shard, of)
             loss = loss_module(*(part.to(device) for part in batch)) / of
             loss.backward()
             total += float(loss.detach())
@@ -118,16 +124,16 @@ def train(
         optimizer.step()
         losses.append(total)
         now = time.monotonic()
-        last = step + 1 == options.steps
+        last = step + 1 == len(places)
         if writes and (last or now - shown > PROGRESS_SECONDS):
-            log(folder.log, f"training {step + 1}/{options.steps} loss {np.mean(losses[-50:]):.3e}")
+            log(folder.log, f"training {step + 1}/{len(places)} loss {np.mean(losses[-min(50, within + 1) :]):.3e}")
             shown = now
         if writes and (last or now - saved > options.checkpoint_every):
             checkpoint = store.Checkpoint(
                 step=step + 1,
-                steps=options.steps,
+                steps=len(places),
                 parameters=module.state_dict(),
-                optimizer=optimizer.state_dict() if not last else {},
+                optimizer=optimizer.state_dict() if within + 1 < phase.steps else {},
                 losses=np.asarray(losses),
                 seconds=before + now - began,
                 core_seconds=core_before + (now - began) * of / len(shards),
@@ -245,8 +251,9 @@ def training_flop(job: Job, surrogate: Surrogate) -> float:
     """Model FLOP of the training stage."""
     if isinstance(surrogate, Fitted):
         return surrogate.fit_cost()[0]
-    training = job.model.training
-    return training.steps * job.objective(surrogate).flop(training.batch) if job.learns == "steps" else 0.0
+    if job.learns != "steps":
+        return 0.0
+    return sum(p.steps * job.objective(surrogate, n).flop(p.batch) for n, p in enumerate(job.model.training.phases))
 
 
 def working_memory(job: Job, surrogate: nn.Module) -> float:
@@ -256,7 +263,10 @@ def working_memory(job: Job, surrogate: nn.Module) -> float:
     matrices = [p for p in surrogate.parameters() if p.ndim == 2]
     if job.learns != "steps" or not matrices:
         return 0.0
-    options = job.resolved["training"]["objective"]
-    streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 0) + 1
-    rows = job.model.training.batch / max(1, job.model.training.workers) * streams
+    training, resolved = job.model.training, job.resolved["training"]
+    rows = 0.0
+    for phase, part in zip(training.phases, (resolved, resolved.get("then")), strict=False):
+        options = part["objective"]
+        streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 0) + 1
+        rows = max(rows, phase.batch / max(1, training.workers) * streams)
     return 8.0 * 4.0 * rows * max(p.shape[0] for p in matrices) * len(matrices)

@@ -80,7 +80,7 @@ def _expect(name: str, found: Any, shapes: Sequence[tuple[int, ...]], dtype: tor
             )
 
 
-def check_derivatives(job: Job, surrogate: Surrogate, objective: Any) -> None:
+def check_derivatives(job: Job, surrogate: Surrogate, objectives: Sequence[Any]) -> None:
     """Try on a few points what training and correction differentiate in a user's own file."""
     file = job.model.problem.file
     if file is None:
@@ -90,7 +90,7 @@ def check_derivatives(job: Job, surrogate: Surrogate, objective: Any) -> None:
         stream = Stream(job.model.seed, Purpose.POINTS)
         t, x = job.problem.sample_points(TRIED, stream)
         try:
-            if job.learns == "steps":
+            for objective in objectives if job.learns == "steps" else ():
                 objective(*objective.sample(TRIED, stream)).backward()
             surrogate.value_and_gradient(t, x)
             job.defect(surrogate).at(t, x, stream, with_source=True).slopes()

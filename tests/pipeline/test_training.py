@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from kernels.streams import Purpose, Stream
 from pipeline import store, training
 from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
@@ -19,9 +20,12 @@ from pipeline.estimate import memory_needed
 from pipeline.job import Job, RunFolder, job_from, load_job
 from pipeline.stages import interruptions
 from pipeline.team import Solo
-from pipeline.training import train, train_here, train_stage
+from pipeline.training import one_thread, train, train_here, train_stage, trained_surrogate, training_flop
 
 from conftest import TINY  # isort: skip
+
+
+THEN = {"objective": "residual", "optimizer": {"name": "soap", "learning_rate": 1e-3}, "steps": 12, "batch": 32}
 
 
 def folder_for(job: Job, path: Path) -> RunFolder:
@@ -82,12 +86,54 @@ def in_processes(folder: RunFolder, size: int, kind: str) -> None:
 def test_workers_in_processes_give_the_bits_and_losses_of_one_process(
     size: int, kind: str, job_file: Path, tmp_path: Path
 ) -> None:
-    job = load_job(job_file, {"training.workers": size, "training.batch": 96 if size == 3 else 64})
+    batch = 32 * size
+    job = load_job(job_file, {"training.workers": size, "training.batch": batch, "training.then": {**THEN, "batch": batch}})
     alone, together = folder_for(job, tmp_path / "alone"), folder_for(job, tmp_path / "together")
     train_here(alone, job)
     in_processes(together, size, kind)
     assert parameters(together).equal(parameters(alone))
     np.testing.assert_array_equal(result(together).losses, result(alone).losses)
+
+
+@pytest.mark.parametrize("at", [38, 40, 41, 51])
+def test_two_phases_stopped_before_at_and_after_their_border_end_with_the_undisturbed_bits(
+    at: int, job_file: Path, tmp_path: Path
+) -> None:
+    job = load_job(job_file, {"training.then": THEN, "training.checkpoint_every": 1e-9})
+    calm, hit = folder_for(job, tmp_path / "calm"), folder_for(job, tmp_path / "hit")
+    train_here(calm, job)
+
+    class Stopping(Solo):
+        steps = 0
+
+        def add(self, parameters: Any, loss: float) -> float:
+            self.steps += 1
+            if self.steps > at:
+                raise InterruptedError
+            return loss
+
+    with pytest.raises(InterruptedError), one_thread():
+        train(hit, job, shards=range(1), of=1, team=Stopping())
+    assert result(hit).step == at < result(hit).steps == 52
+    train_here(hit, job)
+    assert parameters(hit).equal(parameters(calm))
+    np.testing.assert_array_equal(result(hit).losses, result(calm).losses)
+
+
+def test_the_second_phase_begins_where_the_first_ends_with_its_own_loss(job_file: Path, tmp_path: Path) -> None:
+    one, two = load_job(job_file), load_job(job_file, {"training.then": THEN})
+    first, both = folder_for(one, tmp_path / "one"), folder_for(two, tmp_path / "two")
+    train_here(first, one)
+    train_here(both, two)
+    losses = result(both).losses
+    assert losses[:40].tolist() == result(first).losses.tolist()
+    surrogate = trained_surrogate(first, one)
+    objective = two.objective(surrogate, 1)
+    batch = objective.sample(32, Stream(0, Purpose.TRAINING, 40, 0))
+    assert losses[40] == pytest.approx(objective(*batch).item(), rel=1e-5)
+    assert not parameters(both).equal(parameters(first)) and two.training_hash != one.training_hash
+    more = training_flop(two, surrogate) - training_flop(one, surrogate)
+    assert more == pytest.approx(12 * objective.flop(32))
 
 
 def test_workers_go_on_from_the_step_that_the_writer_sees(
