@@ -1,8 +1,6 @@
-"""Paths of the problem linearised at 0, and the random times at which they look at it."""
+"""Paths of the problem linearised at 0."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -50,15 +48,3 @@ class LinearPath:
             self._look(h, probes, with_source=False)
         self._step(h, increments[-1])
         self.total = self.total + torch.exp(self.log_d + h * self.f_y) * self.problem.terminal(self.x)
-
-
-def arcsine_times(left: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
-    """Times elapsed after t at the given quantiles of q(s) = 1/(pi sqrt((s-t)(T-s))), and q there.
-
-    A surrogate's residual is largest in the layer at T and around the evaluation points, where
-    its training data are thinnest; where it is flat, the arcsine law costs a factor pi/2 at most.
-    Shapes: left = T - t (paths,), quantile (times, paths); returns (times, paths) twice.
-    """
-    sine, cosine = torch.sin(0.5 * math.pi * quantile), torch.cos(0.5 * math.pi * quantile)
-    density = 1.0 / (math.pi * left * (sine * cosine).abs().clamp_min(torch.finfo(left.dtype).tiny))
-    return left * sine.square(), density

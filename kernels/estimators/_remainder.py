@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 from kernels.contracts import NORMAL_FLOP, LocalDriver, Paths, Positions, SemilinearPDE, Times, Vectors
-from kernels.estimators._linear_path import LinearPath, arcsine_times
+from kernels.estimators._linear_path import LinearPath
+from kernels.random_times import arcsine_times
 from kernels.streams import Stream
 
 REMAINDER, HIGHER_ORDER = "remainder", "higher order"

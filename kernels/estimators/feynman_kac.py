@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from kernels.contracts import NORMAL_FLOP, Draws, Positions, SemilinearPDE, Times
-from kernels.estimators._linear_path import arcsine_times
+from kernels.random_times import arcsine_times
 from kernels.streams import Stream
 
 DROPPED = "driver dropped"

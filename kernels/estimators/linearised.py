@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from kernels.contracts import NORMAL_FLOP, Draws, Paths, Positions, SemilinearPDE, Times
-from kernels.estimators._linear_path import LinearPath, arcsine_times
+from kernels.estimators._linear_path import LinearPath
 from kernels.estimators._remainder import HIGHER_ORDER, OPTIONAL, REMAINDER, remainder, remainder_flop, remainder_rows
+from kernels.random_times import arcsine_times
 from kernels.streams import Stream
 
 THIN = 2.0**-1.5

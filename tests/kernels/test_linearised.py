@@ -17,7 +17,8 @@ from torch import Tensor
 
 from kernels.contracts import Cost, GeometricBrownianMotion, SemilinearPDE, along_paths
 from kernels.defect import defect
-from kernels.estimators.linearised import arcsine_times, linearised
+from kernels.estimators.linearised import linearised
+from kernels.random_times import arcsine_times
 from kernels.streams import Stream
 
 LINEAR, TIME_STEP, REMAINDER, HIGHER_ORDER = "linear", "time step", "remainder", "higher order"
