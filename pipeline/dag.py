@@ -9,8 +9,10 @@ import shutil
 import socket
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +175,9 @@ def check_capacity(job: Job, nodes: list[float]) -> int:
 
 
 def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) -> None:
-    """Every job's stages as Ray tasks: independent ones side by side, equal trainings once.
+    """Every job's stages as Ray tasks: as many jobs side by side as there are CPUs, equal trainings once.
 
-    ``begin`` writes the jobs into their folders; it is called once the cluster is known to be large enough.
+    More at once would gain nothing, and each holds a process that waits. ``begin`` writes the jobs into their folders; it is called once the cluster is known to be large enough.
     """
     with NotedSignals() as signals, _ray(signals) as ray:
 
@@ -201,8 +203,9 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
         reserved = [check_capacity(job, nodes) for job, _ in work]
         begin()
         trainings: dict[str, Any] = {}
-        tasks, ends = [], []
-        for (job, folder), ranks in zip(work, reserved, strict=True):
+        tasks: list[Any] = []
+
+        def submit(job: Job, folder: RunFolder, ranks: int) -> Any:
             log(folder.log, "run opened")
             after = trainings.get(job.training_hash)
             # Workers of Ray Train reserve their own cores; the task that waits for them holds none.
@@ -210,10 +213,13 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
             trained = own.remote(folder) if after is None else remote["train_after"].remote(after, folder)
             trainings.setdefault(job.training_hash, trained)
             corrected = remote["correct"].options(num_cpus=ranks).remote(folder, trained)
-            ends.append(remote["report"].remote(folder, corrected))
-            tasks += [trained, corrected, ends[-1]]
+            end = remote["report"].remote(folder, corrected)
+            tasks.extend((trained, corrected, end))
+            return end
+
+        waiting: deque[Callable[[], Any]] = deque(partial(submit, *one, ranks) for one, ranks in zip(work, reserved, strict=True))
         try:
-            _await(ray, ends, signals)
+            _await(ray, waiting, max(1, int(sum(nodes))), signals)
         except Interrupted:
             # On a cluster that lives on they would run on, until this driver is missed.
             for task in tasks:
@@ -222,12 +228,14 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
             raise
 
 
-def _await(ray: Any, ends: list[Any], signals: NotedSignals) -> None:
-    """Wait for the last tasks, looking up often: a signal ends the wait, as does the first task that fails."""
-    pending = list(ends)
+def _await(ray: Any, waiting: deque[Callable[[], Any]], at_once: int, signals: NotedSignals) -> None:
+    """Submit all and wait for their last tasks, looking up often: a signal ends it, as does the first task that fails."""
+    pending: list[Any] = []
     try:
-        while pending:
+        while waiting or pending:
             signals.check()
+            while waiting and len(pending) < at_once:
+                pending.append(waiting.popleft()())
             ready, pending = ray.wait(pending, timeout=LOOK_SECONDS)
             for end in ready:
                 ray.get(end, timeout=GET_SECONDS)
