@@ -20,10 +20,12 @@ class PathLoss(nn.Module):
     alone u_t stays free along the path, and the residual there is large. Only gradients are
     needed. Times are graded quadratically towards T: s_k = T - (T-t)(1 - k/steps)^2.
 
-    A share ``drift`` of the paths begins at the problem's reference point and moves by
-    dX = (mu + sigma b) ds + sigma dW, b = f_z(u^) held over a step, as those of the linearised
-    equation do; there (z^_j + z^_{j+1}).b_j ds/2 joins the martingale. Where |f_z| is large the
-    paths of the law alone never come where these go, and u^ would be free there.
+    A share ``drift`` of the paths moves by dX = (mu + sigma b) ds + sigma dW, b = f_z(u^) held over a
+    step, as those of the linearised equation do, and every second of them begins at the problem's
+    reference point; there (z^_j + z^_{j+1}).b_j ds/2 joins the martingale. Where |f_z| is large the
+    paths of the law alone never come where these go, and u^ would be free there. On these paths what
+    the trapezoidal rule adds to that of left ends is no function of the parameters: left ends alone let
+    f_z.dz and b.dz cancel in the gradient, which makes a step one of Newton's.
     """
 
     def __init__(self, problem: SemilinearPDE, surrogate: Surrogate, steps: int, drift: float) -> None:
@@ -36,7 +38,7 @@ class PathLoss(nn.Module):
         t, x = problem.sample_points(paths, stream)
         if drifting := self._drifting(paths):
             t, x = t.clone(), x.clone()
-            t[:drifting], x[:drifting] = 0.0, problem.start
+            t[:drifting:2], x[:drifting:2] = 0.0, problem.start
         return t, x, torch.stack([stream.normal(*x.shape) for _ in range(self.steps)], 1)
 
     def _drifting(self, paths: int) -> int:
@@ -79,10 +81,12 @@ class PathLoss(nn.Module):
         f = problem.driver(t, x, value, z).reshape(times.shape)
         z = z.reshape(positions.shape)
         martingale = (z[:, :-1] * increments).sum(-1)
-        if drifting := len(shifts):
-            mean = 0.5 * (z[:drifting, :-1] + z[:drifting, 1:])
-            martingale = torch.cat((martingale[:drifting] + (mean * shifts).sum(-1), martingale[drifting:]))
-        gain = 0.5 * (f[:, :-1] + f[:, 1:]) * times.diff(dim=1) - martingale
+        mean = 0.5 * (f[:, :-1] + f[:, 1:])
+        if n := len(shifts):
+            mean = torch.cat((f[:n, :-1] + 0.5 * f[:n].diff(dim=1).detach(), mean[n:]))
+            pulled = (z[:n, :-1] * shifts).sum(-1) + 0.5 * (z[:n].diff(dim=1) * shifts).sum(-1).detach()
+            martingale = torch.cat((martingale[:n] + pulled, martingale[n:]))
+        gain = mean * times.diff(dim=1) - martingale
         to_go = gain.flip(1).cumsum(1).flip(1)
         target = problem.terminal(positions[:, -1])[:, None] + to_go
         return (value.reshape(times.shape)[:, :-1] - target).square().mean()
@@ -99,7 +103,7 @@ def path(problem: SemilinearPDE, surrogate: Surrogate, *, steps: int = 8, drift:
     """Martingale loss over paths of ``steps`` steps graded towards T.
 
     :param steps: time steps of a path, at least 1
-    :param drift: share of the paths that start at the reference point and follow the linearised drift, in [0, 1]
+    :param drift: share of the paths that follow the linearised drift, half of them from the reference point, in [0, 1]
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: a path needs at least one time step")
