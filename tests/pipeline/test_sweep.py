@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from test_bad_input import write
+
+from pipeline.dag import _await
 
 from conftest import TINY  # isort: skip
 
@@ -93,3 +98,21 @@ def test_no_run_is_begun_before_all_are_checked(swept: Callable[..., Path], scas
         done = scasml(command, job, "--out", out, *(["--inline"] if command == "run" else []))
         assert done.status == 2 and "belongs to another job" in done.err, done.err
         assert sorted(out.rglob("*")) == before
+
+
+def test_no_more_runs_are_in_flight_than_asked_for_and_all_are_submitted_in_order() -> None:
+    submitted: list[int] = []
+    most, done = [], []
+
+    def wait(pending: list[int], timeout: float) -> tuple[list[int], list[int]]:
+        most.append(len(pending))
+        return pending[-1:], pending[:-1]
+
+    def submit(number: int) -> int:
+        submitted.append(number)
+        return number
+
+    ray = SimpleNamespace(wait=wait, get=lambda end, timeout: done.append(end))
+    signals = SimpleNamespace(check=lambda: None)
+    _await(ray, deque(partial(submit, n) for n in range(7)), 3, signals)  # type: ignore[arg-type]
+    assert submitted == list(range(7)) and sorted(done) == submitted and max(most) == 3
