@@ -182,8 +182,12 @@ def _training(report: Report) -> Figure:
     steps = np.arange(1, len(report.losses) + 1)
     plot.semilogy(steps, report.losses, lw=0.4, color="#bbb")
     window = max(1, len(steps) // 50)
-    smooth = np.convolve(report.losses, np.ones(window) / window, mode="valid")
-    # Centred: a trailing mean would lag where the loss falls fast.
-    plot.semilogy(steps[window // 2 :][: len(smooth)], smooth, lw=1.5, color=COLOURS["surrogate"])
+    # A second phase has another loss: no mean is taken over both.
+    border = report.job["training"]["steps"] if "then" in report.job["training"] else len(steps)
+    for phase in (slice(border), slice(border, None)):
+        if len(steps[phase]) >= window:
+            smooth = np.convolve(report.losses[phase], np.ones(window) / window, mode="valid")
+            # Centred: a trailing mean would lag where the loss falls fast.
+            plot.semilogy(steps[phase][window // 2 :][: len(smooth)], smooth, lw=1.5, color=COLOURS["surrogate"])
     plot.set(xlabel="step", ylabel="training loss")
     return figure
