@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kernels.contracts import NORMAL_FLOP, Linearisable, SemilinearPDE, Surrogate
@@ -24,40 +26,45 @@ class PathLoss(nn.Module):
     step, as those of the linearised equation do, and every second of them begins at the problem's
     reference point; there (z^_j + z^_{j+1}).b_j ds/2 joins the martingale. Where |f_z| is large the
     paths of the law alone never come where these go, and u^ would be free there. On these paths what
-    the trapezoidal rule adds to that of left ends is no function of the parameters: left ends alone let
-    f_z.dz and b.dz cancel in the gradient, which makes a step one of Newton's.
+    the trapezoidal rule adds to that of left ends has no gradient: at the left ends f_z.dz and b.dz
+    cancel in it, and with them a noise that grows with f_z.
     """
 
     def __init__(self, problem: SemilinearPDE, surrogate: Surrogate, steps: int, drift: float) -> None:
         super().__init__()
         self.problem, self.surrogate, self.steps, self.drift = problem, surrogate, steps, drift
 
-    def sample(self, paths: int, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
-        """Starts (paths,) and (paths, dim), and standard normals (paths, steps, dim); those that drift come first."""
+    def sample(self, paths: int, stream: Stream) -> tuple[Tensor, ...]:
+        """Starts (paths,) and (paths, dim), standard normals (paths, steps, dim), and where some drift, which (paths,)."""
         problem = self.problem
         t, x = problem.sample_points(paths, stream)
-        if drifting := self._drifting(paths):
-            t, x = t.clone(), x.clone()
-            t[:drifting:2], x[:drifting:2] = 0.0, problem.start
-        return t, x, torch.stack([stream.normal(*x.shape) for _ in range(self.steps)], 1)
+        moving = torch.arange(paths) < self._drifting(paths)
+        if self.drift > 0.0:
+            home = moving & (torch.arange(paths) % 2 == 0)
+            t, x = t.masked_fill(home, 0.0), x.masked_fill(home[:, None], problem.start)
+        normals = torch.stack([stream.normal(*x.shape) for _ in range(self.steps)], 1)
+        return (t, x, normals, moving) if self.drift > 0.0 else (t, x, normals)
 
     def _drifting(self, paths: int) -> int:
-        return round(self.drift * paths)
+        return math.ceil(self.drift * paths)
 
     @torch.no_grad()
     def paths(
-        self, t: Float[Tensor, " paths"], x: Float[Tensor, "paths dim"], normals: Float[Tensor, "paths steps dim"]
+        self,
+        t: Float[Tensor, " paths"],
+        x: Float[Tensor, "paths dim"],
+        normals: Float[Tensor, "paths steps dim"],
+        rows: Int[Tensor, " moving"],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Times (paths, steps + 1), positions, increments of W, and b ds of the paths that drift."""
-        problem, drifting = self.problem, self._drifting(len(t))
+        """Times (paths, steps + 1), positions, increments of W, and b ds (moving, steps, dim) of the paths ``rows`` that drift."""
+        problem = self.problem
         times, positions, increments, shifts = [t], [x], [], []
         for k in range(1, self.steps + 1):
             s = problem.horizon - (problem.horizon - t) * (1.0 - k / self.steps) ** 2
             elapsed = s - times[-1]
             dw = elapsed.sqrt()[:, None] * normals[:, k - 1]
-            shift = self._slope(times[-1][:drifting], positions[-1][:drifting]) * elapsed[:drifting, None]
-            total = dw if not drifting else torch.cat((dw[:drifting] + shift, dw[drifting:]))
-            positions.append(problem.law.move(times[-1], positions[-1], elapsed, total))
+            shift = self._slope(times[-1][rows], positions[-1][rows]) * elapsed[rows, None]
+            positions.append(problem.law.move(times[-1], positions[-1], elapsed, dw.index_add(0, rows, shift)))
             times.append(s)
             increments.append(dw)
             shifts.append(shift)
@@ -71,10 +78,15 @@ class PathLoss(nn.Module):
         return Linearisable(self.problem.driver, t, x, value, self.problem.law.pull(t, x, gradient)).slopes()[1]
 
     def forward(
-        self, t: Float[Tensor, " paths"], x: Float[Tensor, "paths dim"], normals: Float[Tensor, "paths steps dim"]
+        self,
+        t: Float[Tensor, " paths"],
+        x: Float[Tensor, "paths dim"],
+        normals: Float[Tensor, "paths steps dim"],
+        moving: Tensor | None = None,
     ) -> Float[Tensor, ""]:
         problem = self.problem
-        times, positions, increments, shifts = self.paths(t, x, normals)
+        rows = torch.nonzero(torch.zeros_like(t) if moving is None else moving)[:, 0]
+        times, positions, increments, shifts = self.paths(t, x, normals, rows)
         t, x = times.flatten(), positions.flatten(0, 1)
         value, gradient = self.surrogate.value_and_gradient(t, x)
         z = problem.law.pull(t, x, gradient)
@@ -82,10 +94,11 @@ class PathLoss(nn.Module):
         z = z.reshape(positions.shape)
         martingale = (z[:, :-1] * increments).sum(-1)
         mean = 0.5 * (f[:, :-1] + f[:, 1:])
-        if n := len(shifts):
-            mean = torch.cat((f[:n, :-1] + 0.5 * f[:n].diff(dim=1).detach(), mean[n:]))
-            pulled = (z[:n, :-1] * shifts).sum(-1) + 0.5 * (z[:n].diff(dim=1) * shifts).sum(-1).detach()
-            martingale = torch.cat((martingale[:n] + pulled, martingale[n:]))
+        if len(rows):
+            f_moving, z_moving = f[rows], z[rows]
+            mean = mean.index_copy(0, rows, f_moving[:, :-1] + 0.5 * f_moving.diff(dim=1).detach())
+            later = 0.5 * (z_moving.diff(dim=1) * shifts).sum(-1).detach()
+            martingale = martingale.index_add(0, rows, (z_moving[:, :-1] * shifts).sum(-1) + later)
         gain = mean * times.diff(dim=1) - martingale
         to_go = gain.flip(1).cumsum(1).flip(1)
         target = problem.terminal(positions[:, -1])[:, None] + to_go
@@ -95,15 +108,15 @@ class PathLoss(nn.Module):
         """Model FLOP of loss and gradient: three sweeps of value and gradient, one more for the drift, and the normals."""
         rows, moved = paths * (self.steps + 1), self._drifting(paths) * self.steps
         first_order, _ = self.surrogate.flop(None)
-        sweep = first_order + self.problem.costs().driver
-        return (3.0 * rows + moved) * sweep + rows * NORMAL_FLOP * self.problem.dim
+        driver = self.problem.costs().driver
+        return 3.0 * rows * (first_order + driver) + moved * (first_order + 4.0 * driver) + rows * NORMAL_FLOP * self.problem.dim
 
 
 def path(problem: SemilinearPDE, surrogate: Surrogate, *, steps: int = 8, drift: float = 0.0) -> PathLoss:
     """Martingale loss over paths of ``steps`` steps graded towards T.
 
     :param steps: time steps of a path, at least 1
-    :param drift: share of the paths that follow the linearised drift, half of them from the reference point, in [0, 1]
+    :param drift: share of the paths, rounded up, that follow the linearised drift, half of them from the reference point
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: a path needs at least one time step")
