@@ -175,9 +175,9 @@ def check_capacity(job: Job, nodes: list[float]) -> int:
 
 
 def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) -> None:
-    """Every job's stages as Ray tasks: as many jobs side by side as there are CPUs, equal trainings once.
+    """Every job's stages as Ray tasks: equal trainings once, as many different ones in flight as there are CPUs.
 
-    More at once would gain nothing, and each holds a process that waits. ``begin`` writes the jobs into their folders; it is called once the cluster is known to be large enough.
+    Each of more would hold a process that waits for cores. ``begin`` writes the jobs into their folders; it is called once the cluster is known to be large enough.
     """
     with NotedSignals() as signals, _ray(signals) as ray:
 
@@ -202,22 +202,26 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
         nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
         reserved = [check_capacity(job, nodes) for job, _ in work]
         begin()
-        trainings: dict[str, Any] = {}
         tasks: list[Any] = []
 
-        def submit(job: Job, folder: RunFolder, ranks: int) -> Any:
-            log(folder.log, "run opened")
-            after = trainings.get(job.training_hash)
-            # Workers of Ray Train reserve their own cores; the task that waits for them holds none.
-            own = remote["train"].options(num_cpus=0 if job.model.training.workers > 1 else 1)
-            trained = own.remote(folder) if after is None else remote["train_after"].remote(after, folder)
-            trainings.setdefault(job.training_hash, trained)
-            corrected = remote["correct"].options(num_cpus=ranks).remote(folder, trained)
-            end = remote["report"].remote(folder, corrected)
-            tasks.extend((trained, corrected, end))
-            return end
+        def submit(alike: list[tuple[Job, RunFolder, int]]) -> list[Any]:
+            """The ends of jobs with one training."""
+            first, ends = None, []
+            for job, folder, ranks in alike:
+                log(folder.log, "run opened")
+                # Workers of Ray Train reserve their own cores; the task that waits for them holds none.
+                own = remote["train"].options(num_cpus=0 if job.model.training.workers > 1 else 1)
+                trained = own.remote(folder) if first is None else remote["train_after"].remote(first, folder)
+                first = first or trained
+                corrected = remote["correct"].options(num_cpus=ranks).remote(folder, trained)
+                ends.append(remote["report"].remote(folder, corrected))
+                tasks.extend((trained, corrected, ends[-1]))
+            return ends
 
-        waiting: deque[Callable[[], Any]] = deque(partial(submit, *one, ranks) for one, ranks in zip(work, reserved, strict=True))
+        groups: dict[str, list[tuple[Job, RunFolder, int]]] = {}
+        for (job, folder), ranks in zip(work, reserved, strict=True):
+            groups.setdefault(job.training_hash, []).append((job, folder, ranks))
+        waiting: deque[Callable[[], list[Any]]] = deque(partial(submit, alike) for alike in groups.values())
         try:
             _await(ray, waiting, max(1, int(sum(nodes))), signals)
         except Interrupted:
@@ -228,17 +232,21 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
             raise
 
 
-def _await(ray: Any, waiting: deque[Callable[[], Any]], at_once: int, signals: NotedSignals) -> None:
-    """Submit all and wait for their last tasks, looking up often: a signal ends it, as does the first task that fails."""
-    pending: list[Any] = []
+def _await(ray: Any, waiting: deque[Callable[[], list[Any]]], at_once: int, signals: NotedSignals) -> None:
+    """Submit groups of tasks, ``at_once`` of them in flight, and wait for all their ends.
+
+    Looks up often: a signal ends the wait, as does the first task that fails.
+    """
+    flight: list[list[Any]] = []
     try:
-        while waiting or pending:
+        while waiting or flight:
             signals.check()
-            while waiting and len(pending) < at_once:
-                pending.append(waiting.popleft()())
-            ready, pending = ray.wait(pending, timeout=LOOK_SECONDS)
+            while waiting and len(flight) < at_once:
+                flight.append(waiting.popleft()())
+            ready, _ = ray.wait([end for group in flight for end in group], timeout=LOOK_SECONDS)
             for end in ready:
                 ray.get(end, timeout=GET_SECONDS)
+            flight = [left for group in flight if (left := [end for end in group if end not in ready])]
     except ray.exceptions.RayTaskError as error:
         known = isinstance(error.cause, (InputError, Interrupted, EngineError, OSError))
         raise (error.cause if known else EngineError(str(error))) from error

@@ -29,6 +29,9 @@ FORMAT = 5
 SAMPLE_BLOCK = 32
 """Training samples that share a random stream: a worker takes whole blocks of the global batch."""
 
+PHASES = ("training", "training.then")
+"""Keys of the phases of a training, in order."""
+
 CHOICES = {
     "surrogate": "surrogates",
     "training.objective": "objectives",
@@ -148,10 +151,9 @@ class Job:
         return self._of_phase("optimizer", phase, parameters)
 
     def _of_phase(self, key: str, phase: int, *given: Any) -> Any:
-        where = ("training", "then")[: phase + 1]
-        spec, named = getattr(self.model.training.phases[phase], key), ".".join((*where, key))
-        make = catalogue.factory(CHOICES[named], spec.name, named)
-        return catalogue.build(make, named, *given, **self._options(*where, key))
+        named = f"{PHASES[phase]}.{key}"
+        make = catalogue.factory(CHOICES[named], getattr(self.model.training.phases[phase], key).name, named)
+        return catalogue.build(make, named, *given, **self._options(*named.split(".")))
 
     def estimator(self) -> Estimator:
         """The named estimator; where a pilot is to choose, the default, for what has to be known before."""
@@ -286,7 +288,7 @@ def _check(job: Job) -> None:
     for required in (job.resolved, job.problem, job.estimator()):
         assert required is not None
     block = SAMPLE_BLOCK * max(1, training.workers)
-    for where, phase in zip(("training", "training.then"), training.phases, strict=False):
+    for where, phase in zip(PHASES, training.phases, strict=False):
         if not phase.batch % block:
             continue
         raise InputError(

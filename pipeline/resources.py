@@ -37,7 +37,7 @@ def check_resources(job: Job, memory: float, *, on_ray: bool) -> None:
     if memory > free:
         raise InputError(
             f"the job needs about {memory / 1e9:.3g} GB of memory and {free / 1e9:.1f} GB are free: "
-            "lower surrogate.width, training.batch, correction.ranks, correction.max_paths, or the estimator's levels and samples"
+            "lower surrogate.width, the batch of a training's phase, correction.ranks, correction.max_paths, or the estimator's levels and samples"
         )
 
 

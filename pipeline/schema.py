@@ -90,7 +90,7 @@ class SurrogateChoice(Choice):
     """Your own trained network, for `given_network`: the file of its weights and biases."""
 
 
-class Phase(Record):
+class _Steps(Record):
     objective: Annotated[Choice, _choice("path")] = Choice(name=DEFAULTS["objective"])
     """The loss: `path` (martingale loss, gradients only) or `residual` (PINN loss), with its options."""
     optimizer: Annotated[Choice, _choice("{name: soap, learning_rate: 3.0e-3}")] = Choice(name=DEFAULTS["optimizer"])
@@ -103,7 +103,11 @@ class Phase(Record):
     _named = field_validator("objective", "optimizer", mode="before")(_as_choice)
 
 
-class Training(Phase):
+class Phase(_Steps):
+    """A training after the first one."""
+
+
+class Training(_Steps):
     then: Annotated[
         Phase | None, Rule("a mapping of objective, optimizer, steps and batch", "{objective: residual, steps: 300, batch: 64}")
     ] = None
@@ -114,7 +118,7 @@ class Training(Phase):
     """Seconds between two checkpoints: what a kill can cost. Not hashed."""
 
     @property
-    def phases(self) -> list[Phase]:
+    def phases(self) -> list[_Steps]:
         return [self] if self.then is None else [self, self.then]
 
     @property

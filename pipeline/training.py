@@ -18,7 +18,7 @@ from pipeline import store
 from pipeline.errors import EngineError, InputError
 from pipeline.files import commit
 from pipeline.folders import is_run
-from pipeline.job import SAMPLE_BLOCK, Job, RunFolder
+from pipeline.job import PHASES, SAMPLE_BLOCK, Job, RunFolder
 from pipeline.progress import log
 from pipeline.stages import stage
 from pipeline.team import Solo, Team
@@ -81,66 +81,67 @@ def train(
         raise InputError(f"surrogate '{job.model.surrogate.name}' has no parameters to train")
     device = device or torch.device("cpu")
     module.to(device)
-    places = [(number, step) for number, phase in enumerate(options.phases) for step in range(phase.steps)]
     losses: list[float] = []
     start, before, core_before = 0, 0.0, 0.0
     checkpoint = _agreed_checkpoint(folder, job, team)
     if checkpoint is not None:
         module.load_state_dict(checkpoint.parameters)
-        if checkpoint.step == len(places):
+        if checkpoint.step == options.total_steps:
             return
         losses, start = checkpoint.losses.tolist(), checkpoint.step
         before, core_before = checkpoint.seconds, checkpoint.core_seconds
         if writes:
-            log(folder.log, f"training resumes at step {start} of {len(places)}")
+            log(folder.log, f"training resumes at step {start} of {options.total_steps}")
     parameters = list(module.parameters())
-    loss_module: nn.Module | None = None
     began = saved = shown = time.monotonic()
-    for step, (number, within) in enumerate(places[start:], start):
-        phase = options.phases[number]
-        if loss_module is None or within == 0:
-            objective, optimizer = job.objective(surrogate, number), job.optimizer(parameters, number)
-            peaks = [group["lr"] for group in optimizer.param_groups]
-            if checkpoint is not None and within > 0:
-                optimizer.load_state_dict(checkpoint.optimizer)
-            # The hooks of an earlier phase's wrapping go before those of the next are made.
-            loss_module = None
-            loss_module = team.wrap(objective)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * schedule(within, phase.steps)
-        optimizer.zero_grad()
-        total = 0.0
-        for shard in shards:
-            batch = sample(objective, job, phase.batch, step, shard, of)
-            loss = loss_module(*(part.to(device) for part in batch)) / of
-            loss.backward()
-            total += float(loss.detach())
-        total = team.add(parameters, total)
-        if not math.isfinite(total):
-            raise InputError(
-                f"training: the loss is {total} at step {step + 1}: lower training.optimizer.learning_rate, "
-                "or look for a driver or terminal condition that overflows float32"
-            )
-        optimizer.step()
-        losses.append(total)
-        now = time.monotonic()
-        last = step + 1 == len(places)
-        if writes and (last or now - shown > PROGRESS_SECONDS):
-            log(folder.log, f"training {step + 1}/{len(places)} loss {np.mean(losses[-min(50, within + 1) :]):.3e}")
-            shown = now
-        if writes and (last or now - saved > options.checkpoint_every):
-            checkpoint = store.Checkpoint(
-                step=step + 1,
-                steps=len(places),
-                parameters=module.state_dict(),
-                optimizer=optimizer.state_dict() if within + 1 < phase.steps else {},
-                losses=np.asarray(losses),
-                seconds=before + now - began,
-                core_seconds=core_before + (now - began) * of / len(shards),
-                device=device.type,
-            )
-            store.save_checkpoint(folder.surrogate, checkpoint, training_hash=job.training_hash, job=job.resolved)
-            saved = time.monotonic()
+    first = 0
+    for number, phase in enumerate(options.phases):
+        done, first = max(0, start - first), first + phase.steps
+        if done >= phase.steps:
+            continue
+        objective, optimizer = job.objective(surrogate, number), job.optimizer(parameters, number)
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        if checkpoint is not None and done:
+            optimizer.load_state_dict(checkpoint.optimizer)
+        loss_module = team.wrap(objective)
+        for within in range(done, phase.steps):
+            step = first - phase.steps + within
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * schedule(within, phase.steps)
+            optimizer.zero_grad()
+            total = 0.0
+            for shard in shards:
+                batch = sample(objective, job, phase.batch, step, shard, of)
+                loss = loss_module(*(part.to(device) for part in batch)) / of
+                loss.backward()
+                total += float(loss.detach())
+            total = team.add(parameters, total)
+            if not math.isfinite(total):
+                raise InputError(
+                    f"training: the loss is {total} at step {step + 1}: lower {PHASES[number]}.optimizer.learning_rate, "
+                    "or look for a driver or terminal condition that overflows float32"
+                )
+            optimizer.step()
+            losses.append(total)
+            now = time.monotonic()
+            last = step + 1 == options.total_steps
+            if writes and (last or now - shown > PROGRESS_SECONDS):
+                mean = np.mean(losses[-min(50, within + 1) :])
+                log(folder.log, f"training {step + 1}/{options.total_steps} loss {mean:.3e}")
+                shown = now
+            if writes and (last or now - saved > options.checkpoint_every):
+                reached = store.Checkpoint(
+                    step=step + 1,
+                    steps=options.total_steps,
+                    parameters=module.state_dict(),
+                    optimizer=optimizer.state_dict() if within + 1 < phase.steps else {},
+                    losses=np.asarray(losses),
+                    seconds=before + now - began,
+                    core_seconds=core_before + (now - began) * of / len(shards),
+                    device=device.type,
+                )
+                store.save_checkpoint(folder.surrogate, reached, training_hash=job.training_hash, job=job.resolved)
+                saved = time.monotonic()
 
 
 def train_here(folder: RunFolder, job: Job) -> None:

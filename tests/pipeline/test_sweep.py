@@ -100,19 +100,20 @@ def test_no_run_is_begun_before_all_are_checked(swept: Callable[..., Path], scas
         assert sorted(out.rglob("*")) == before
 
 
-def test_no_more_runs_are_in_flight_than_asked_for_and_all_are_submitted_in_order() -> None:
+def test_no_more_groups_are_in_flight_than_asked_for_and_all_are_submitted_in_order() -> None:
+    """Seven groups of two ends each, three at once: six ends at most wait together, and each is fetched once."""
     submitted: list[int] = []
-    most, done = [], []
+    most, fetched = [], []
 
-    def wait(pending: list[int], timeout: float) -> tuple[list[int], list[int]]:
-        most.append(len(pending))
-        return pending[-1:], pending[:-1]
+    def wait(ends: list[int], timeout: float) -> tuple[list[int], list[int]]:
+        most.append(len(ends))
+        return ends[-1:], ends[:-1]
 
-    def submit(number: int) -> int:
+    def submit(number: int) -> list[int]:
         submitted.append(number)
-        return number
+        return [2 * number, 2 * number + 1]
 
-    ray = SimpleNamespace(wait=wait, get=lambda end, timeout: done.append(end))
+    ray = SimpleNamespace(wait=wait, get=lambda end, timeout: fetched.append(end))
     signals = SimpleNamespace(check=lambda: None)
     _await(ray, deque(partial(submit, n) for n in range(7)), 3, signals)  # type: ignore[arg-type]
-    assert submitted == list(range(7)) and sorted(done) == submitted and max(most) == 3
+    assert submitted == list(range(7)) and sorted(fetched) == list(range(14)) and max(most) == 6

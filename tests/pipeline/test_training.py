@@ -48,7 +48,8 @@ def test_two_workers_train_the_parameters_of_one(job_file: Path, tmp_path: Path)
     # Adam: SOAP's eigenbases turn a last-bit difference of the gradient into percents within 100 steps.
     found = []
     for workers in (1, 2):
-        job = load_job(job_file, {"training.workers": workers, "training.steps": 100, "training.optimizer": "adam"})
+        drifting = {"training.objective": {"name": "path", "drift": 0.3}, "training.batch": 128}
+        job = load_job(job_file, {"training.workers": workers, "training.steps": 100, "training.optimizer": "adam"} | drifting)
         folder = folder_for(job, tmp_path / str(workers))
         train_here(folder, job)
         found.append(parameters(folder))
@@ -86,13 +87,26 @@ def in_processes(folder: RunFolder, size: int, kind: str) -> None:
 def test_workers_in_processes_give_the_bits_and_losses_of_one_process(
     size: int, kind: str, job_file: Path, tmp_path: Path
 ) -> None:
-    batch = 32 * size
+    batch = 64 * size
     job = load_job(job_file, {"training.workers": size, "training.batch": batch, "training.then": {**THEN, "batch": batch}})
     alone, together = folder_for(job, tmp_path / "alone"), folder_for(job, tmp_path / "together")
     train_here(alone, job)
     in_processes(together, size, kind)
     assert parameters(together).equal(parameters(alone))
     np.testing.assert_array_equal(result(together).losses, result(alone).losses)
+
+
+class Stopping(Solo):
+    """A team that is gone after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def add(self, parameters: Any, loss: float) -> float:
+        self.left -= 1
+        if self.left < 0:
+            raise InterruptedError
+        return loss
 
 
 @pytest.mark.parametrize("at", [38, 40, 41, 51])
@@ -102,18 +116,8 @@ def test_two_phases_stopped_before_at_and_after_their_border_end_with_the_undist
     job = load_job(job_file, {"training.then": THEN, "training.checkpoint_every": 1e-9})
     calm, hit = folder_for(job, tmp_path / "calm"), folder_for(job, tmp_path / "hit")
     train_here(calm, job)
-
-    class Stopping(Solo):
-        steps = 0
-
-        def add(self, parameters: Any, loss: float) -> float:
-            self.steps += 1
-            if self.steps > at:
-                raise InterruptedError
-            return loss
-
     with pytest.raises(InterruptedError), one_thread():
-        train(hit, job, shards=range(1), of=1, team=Stopping())
+        train(hit, job, shards=range(1), of=1, team=Stopping(at))
     assert result(hit).step == at < result(hit).steps == 52
     train_here(hit, job)
     assert parameters(hit).equal(parameters(calm))
@@ -166,6 +170,12 @@ def test_a_loss_that_is_not_finite_is_the_same_for_every_worker_and_refused(job_
 
     with pytest.raises(InputError, match=r"loss is nan at step 1: lower training\.optimizer\.learning_rate"):
         train(folder_for(job, tmp_path / "run"), job, shards=range(1), of=1, team=Broken())
+    two = load_job(job_file, {"training.then": THEN, "training.checkpoint_every": 1e-9})
+    folder = folder_for(two, tmp_path / "two")
+    with pytest.raises(InterruptedError):
+        train(folder, two, shards=range(1), of=1, team=Stopping(40))
+    with pytest.raises(InputError, match=r"loss is nan at step 41: lower training\.then\.optimizer\.learning_rate"):
+        train(folder, two, shards=range(1), of=1, team=Broken())
 
 
 def test_a_surrogate_is_taken_from_a_sibling_run_and_nowhere_else(job_file: Path, tmp_path: Path) -> None:
