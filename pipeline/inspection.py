@@ -31,10 +31,11 @@ def inspection(path: Path, width: int) -> RenderableType:
         if "summary" in told:
             shown += [Text(""), table([(path.parent.name, told["summary"])], width), *map(Text, notes(told["summary"]))]
         if "step" in told and "loss" in file:
-            loss = store.array(file, "loss")
-            shown.append(
-                Text(f"training: step {told['step']} of {told['steps']}, loss {_ends(loss)}  {sketch(loss.tolist())}".rstrip())
-            )
+            shown.append(Text(f"training: step {told['step']} of {told['steps']}"))
+            training = told.get("job", {}).get("training", {})
+            border = training.get("steps") if "then" in training else None
+            for loss in np.split(store.array(file, "loss"), [] if border is None else [border]):
+                shown.append(Text(f"loss {_ends(loss)}  {sketch(loss.tolist())}".rstrip()))
         shown += [Text(""), *_facts(told)]
         if "job" in told:
             shown += [Text(""), Text("job:"), Text(_indented(yaml.safe_dump(told["job"], sort_keys=False)))]

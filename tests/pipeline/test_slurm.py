@@ -134,6 +134,6 @@ def test_a_job_of_two_slurm_nodes_gives_the_bits_of_the_laptop(job_file: Path, t
     log = (there / "log.txt").read_text()
     assert "no srun or mpiexec" not in log and "chunks computed, 0 reused" in log and "surrogate taken" not in log
     assert numbers(there) == numbers(tmp_path / "here" / "run")
-    # Slurm reads what a rank publishes into 1024 bytes, and loses the rest.
+    # Slurm reads what a rank publishes into 1024 bytes and loses the rest; an address takes a hundred, unless it is padded.
     published = re.findall(r"client request: cmd=put (.*)", (tmp_path / "slurm" / "log" / "slurmd-n1.log").read_text())
     assert published and max(map(len, published)) < 300
