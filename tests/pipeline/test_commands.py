@@ -233,7 +233,11 @@ def test_inspect_shows_results_job_and_whole_hashes(finished: Path, scasml: Call
     assert f"correction hash: {job.correction_hash}" in report and "    sigma: 0.25" in report and " bias " in report
     assert re.search(r"^u_scasml_se +16 +float64 +\S+ +\S+ +standard error of u_scasml", report, flags=re.M)
     surrogate = scasml("inspect", finished / "run" / "surrogate.h5").out
-    assert f"training hash: {job.training_hash}" in surrogate and "step 5 of 5" in surrogate and re.search(r"^loss \S+ -> \S+", surrogate, re.MULTILINE)
+    assert (
+        f"training hash: {job.training_hash}" in surrogate
+        and "step 5 of 5" in surrogate
+        and re.search(r"^loss \S+ -> \S+", surrogate, re.MULTILINE)
+    )
     assert re.search(r"parameters/ +844 +numbers in", surrogate)
     assert re.search(r"^x +16 x 6", scasml("inspect", finished / "run" / "points.h5").out, flags=re.M)
     wave = next((finished / "run" / "chunks" / "scasml").iterdir())
