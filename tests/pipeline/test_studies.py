@@ -23,6 +23,7 @@ def figure(report: Report, method: str, key: str) -> float:
     return found
 
 
+@pytest.mark.slow
 def test_the_quickstart_beats_its_surrogate_threefold_and_both_baselines(tmp_path: Path) -> None:
     """Coverage of 200 points: 95 % within 4.6 % (3 s.d.)."""
     report = ended("quickstart", tmp_path)
