@@ -54,6 +54,7 @@ BY_KEY: list[tuple[dict[str, Any], list[str]]] = [
     ({"training.then": {"batch": 100}}, ["training.then.batch = 100", "multiple of 32"]),
     ({"training.then": {"stepz": 5}}, ["training.then.stepz = 5: no such key", "Did you mean 'steps'?"]),
     ({"training.then": {"objective": "residul"}}, ["training.then.objective = 'residul'", "Did you mean 'residual'?"]),
+    ({"training.then": {"optimizer": {"learning_rate": -1.0}}}, ["learning_rate", "-1.0", "> 0"]),
     ({"training.then": {"then": {}}}, ["training.then.then", "no such key"]),
     ({"training.optimizer": "sope"}, ["training.optimizer = 'sope'", "Did you mean 'soap'?"]),
     ({"training.optimizer": {"nam": "soap"}}, ["training.optimizer.nam = 'soap'", "Did you mean 'name'?"]),

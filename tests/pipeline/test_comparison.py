@@ -32,6 +32,8 @@ def test_a_surrogate_that_is_fitted_or_given_takes_no_training_samples() -> None
     assert comparison.total_samples(summary(training={}), "surrogate") == 0
     assert comparison.total_samples(summary(), "scasml") == 1320
     assert comparison.total_samples(summary(), "surrogate") == 320
+    two = summary(training={**TRAINED, "then": {"steps": 5, "batch": 64}})
+    assert comparison.total_samples(two, "surrogate") == 640 and comparison.total_samples(two, "scasml") == 1640
     assert comparison.total_samples(summary(), "mlp") is None
     assert "surrogate" not in comparison.rates(falling())["lqg (dim 20)"]
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from test_bad_input import write
 
 from kernels.streams import Purpose, Stream
 from pipeline import store, training
 from pipeline.chunks import MIN_DRAWS, POINTS_PER_BLOCK
 from pipeline.errors import EngineError, InputError
 from pipeline.estimate import memory_needed
+from pipeline.figures import _training
 from pipeline.job import Job, RunFolder, job_from, load_job
 from pipeline.stages import interruptions
 from pipeline.team import Solo
@@ -25,7 +30,7 @@ from pipeline.training import one_thread, train, train_here, train_stage, traine
 from conftest import TINY  # isort: skip
 
 
-THEN = {"objective": "residual", "optimizer": {"name": "soap", "learning_rate": 1e-3}, "steps": 12, "batch": 32}
+THEN: dict[str, Any] = {"objective": "residual", "optimizer": {"name": "soap", "learning_rate": 1e-3}, "steps": 12, "batch": 32}
 
 
 def folder_for(job: Job, path: Path) -> RunFolder:
@@ -132,10 +137,19 @@ def test_the_second_phase_begins_where_the_first_ends_with_its_own_loss(job_file
     losses = result(both).losses
     assert losses[:40].tolist() == result(first).losses.tolist()
     surrogate = trained_surrogate(first, one)
-    objective = two.objective(surrogate, 1)
-    batch = objective.sample(32, Stream(0, Purpose.TRAINING, 40, 0))
-    assert losses[40] == pytest.approx(objective(*batch).item(), rel=1e-5)
-    assert not parameters(both).equal(parameters(first)) and two.training_hash != one.training_hash
+    assert two.training_hash != one.training_hash
+    assert isinstance(surrogate, torch.nn.Module)
+    mine = list(surrogate.requires_grad_().parameters())
+    objective, optimizer = two.objective(surrogate, 1), two.optimizer(mine, 1)
+    for step in range(12):
+        optimizer.param_groups[0]["lr"] = THEN["optimizer"]["learning_rate"] * training.schedule(step, 12)
+        optimizer.zero_grad()
+        loss = objective(*objective.sample(32, Stream(0, Purpose.TRAINING, 40 + step, 0)))
+        loss.backward()
+        optimizer.step()
+        assert losses[40 + step] == loss.item()
+    ended = result(both).parameters
+    assert all(ended[name].equal(value) for name, value in surrogate.state_dict().items())
     more = training_flop(two, surrogate) - training_flop(one, surrogate)
     assert more == pytest.approx(12 * objective.flop(32))
 
@@ -225,9 +239,33 @@ def test_core_seconds_count_every_process_of_a_team(tmp_path: Path) -> None:
     assert seen.core_seconds == pytest.approx(2.0 * seen.seconds) and seen.device == "cpu"
 
 
+def test_the_memory_needed_is_that_of_the_larger_phase() -> None:
+    def needed(*batches: int) -> float:
+        first, *rest = ({"objective": "residual", "batch": batch, "steps": 1} for batch in batches)
+        job = job_from({**TINY, "training": {**first, **({"then": rest[0]} if rest else {})}}, Path())
+        surrogate = job.surrogate()
+        assert isinstance(surrogate, torch.nn.Module)
+        return training.working_memory(job, surrogate)
+
+    assert needed(64, 640) == needed(640, 64) == needed(640) > needed(64)
+
+
 def test_the_memory_needed_holds_the_rows_of_a_printed_bias() -> None:
     data = {**TINY, "correction": {**TINY["correction"], "estimator": {"name": "picard", "levels": 2, "samples": 16}}}
     job = job_from(data, Path())
     rows = POINTS_PER_BLOCK * job.estimator().rows("truncation", MIN_DRAWS)
     assert rows == POINTS_PER_BLOCK * MIN_DRAWS * 16**2
     assert memory_needed(job) > 4.0 * rows * job.problem.dim * 16.0
+
+
+def test_two_phases_are_shown_apart(job_file: Path, scasml: Callable[..., Any]) -> None:
+    """Their losses are not comparable: no mean and no sketch over both."""
+    write(job_file, {"training.steps": 60, "training.then": {"objective": "residual", "steps": 60, "batch": 32}})
+    run = job_file.parent / "run"
+    assert scasml("train", job_file, "--out", run).status == 0
+    shown = scasml("inspect", run / "surrogate.h5").out
+    assert "step 120 of 120" in shown and len(re.findall(r"^loss \S+ -> \S+", shown, flags=re.M)) == 2
+    losses = np.repeat([1.0, 1e-4], 60)
+    report: Any = SimpleNamespace(losses=losses, job={"training": {"steps": 60, "then": {}}})
+    lines = _training(report).axes[0].get_lines()[1:]
+    assert [set(np.round(line.get_ydata(), 12)) for line in lines] == [{1.0}, {1e-4}]
