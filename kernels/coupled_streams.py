@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import qmc
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from kernels.streams import Stream
 
@@ -18,7 +18,7 @@ Bits = NDArray[np.uint32]
 MAX_SIZE = 2**16
 """Points of the largest net: above it the 23 digits of a float32 leave too few for the scrambling."""
 
-MAX_DIM: int = qmc.Sobol.MAXDIM
+MAX_DIM: int = SobolEngine.MAXDIM
 """Coordinates of the largest net: those that Joe and Kuo give direction numbers for."""
 
 SHIFT = 9
@@ -134,5 +134,5 @@ def sobol(dim: int, size: int) -> Bits:
     """The first ``size`` points of the Sobol' sequence (Joe and Kuo 2008), 32 binary digits each: (size, dim)."""
     if dim > MAX_DIM:
         raise ValueError(f"dim = {dim}: a Sobol' net has at most {MAX_DIM} coordinates: couple antithetic pairs, or none")
-    points = qmc.Sobol(dim, scramble=False).random_base2(size.bit_length() - 1)
-    return (points * 2.0**32).astype(np.uint32)
+    points = SobolEngine(dim, scramble=False).draw_base2(size.bit_length() - 1, dtype=torch.float64)
+    return (points * 2.0**32).numpy().astype(np.uint32)

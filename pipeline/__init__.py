@@ -17,8 +17,21 @@
 True
 """
 
-from pipeline.dag import run
-from pipeline.job import load_job, load_jobs
-from pipeline.report import Report
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.dag import run
+    from pipeline.job import load_job, load_jobs
+    from pipeline.report import Report
 
 __all__ = ["Report", "load_job", "load_jobs", "run"]
+
+_HOMES = {"run": "dag", "load_job": "job", "load_jobs": "job", "Report": "report"}
+
+
+def __getattr__(name: str) -> Any:
+    # Found when asked for: a rank or a worker imports a part of this package, and does not wait for all of it.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pipeline' has no attribute '{name}'")
+    return getattr(import_module(f"pipeline.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The ``scasml`` command."""
+"""The ``scasml`` command. What a command needs is imported when it runs, so that its help answers at once."""
 
 from __future__ import annotations
 
@@ -7,28 +7,16 @@ import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
-from rich.table import Table
 
-from pipeline import comparison, sweep
-from pipeline.dag import report_stage, run_graph, run_inline
 from pipeline.errors import EngineError, InputError, Interrupted, stop_on_signals
-from pipeline.estimate import costs, foreseen
-from pipeline.figures import save_images
 from pipeline.files import release
-from pipeline.inspection import inspection
-from pipeline.launch import correct_stage
-from pipeline.listing import listing, rooms_for
 from pipeline.progress import console, followed, log
-from pipeline.reference import reference
-from pipeline.report_files import read_summary
-from pipeline.resources import check_writable
-from pipeline.tables import notes, table
-from pipeline.training import train_stage
-from pipeline.work import Work, check_corrected, check_trained, planned
+
+if TYPE_CHECKING:
+    from pipeline.work import Work
 
 RESUME = "run the same command again"
 
@@ -43,6 +31,8 @@ app = typer.Typer(
 
 def _show_reference(wanted: bool) -> None:
     if wanted:
+        from pipeline.reference import reference
+
         console.print("\n".join(reference(min(console.width, 100))), markup=False, soft_wrap=True)
         raise typer.Exit
 
@@ -61,6 +51,9 @@ Explain = Annotated[
 
 def _show(work: Sequence[Work]) -> None:
     """The table of finished runs, what is to be said about each, and where its files are."""
+    from pipeline.report_files import read_summary
+    from pipeline.tables import notes, table
+
     found = [(w, read_summary(w.folder.path)) for w in work]
     console.print(table([(w.label, summary) for w, summary in found], console.width))
     for w, summary in found:
@@ -86,6 +79,10 @@ def run(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = False)
 
     Tighten correction.rtol or raise correction.max_paths on a finished run, and only what is missing is computed.
     """
+    from pipeline import sweep
+    from pipeline.dag import run_graph, run_inline
+    from pipeline.work import planned
+
     work = planned(job, out, set_, on_ray=not inline)
     found = [w.finished() for w in work]
     todo = [w for w, summary in zip(work, found, strict=True) if summary is None]
@@ -124,6 +121,9 @@ def train(job: JobFile, out: Out = None, set_: Set = None) -> None:
 
     The batches of several workers are taken in turn, to the same gradient; `scasml run` trains on Ray.
     """
+    from pipeline.training import train_stage
+    from pipeline.work import planned
+
     for w in planned(job, out, set_):
         j = w.begin()
         with followed([w.folder.log], stages={"training": j.model.training.total_steps}):
@@ -137,6 +137,9 @@ def train(job: JobFile, out: Out = None, set_: Set = None) -> None:
 @app.command()
 def correct(job: JobFile, out: Out = None, set_: Set = None) -> None:
     """Simulate the correction and its baselines over the job's ranks; needs a trained surrogate."""
+    from pipeline.launch import correct_stage
+    from pipeline.work import check_trained, planned
+
     work = planned(job, out, set_)
     check_trained(work)
     for w in work:
@@ -155,6 +158,11 @@ def report(
     images: Annotated[Path | None, typer.Option("--figures", help="also save the plots as PNG files in this folder")] = None,
 ) -> None:
     """Fold the chunks of a finished correction into report.h5, report.json and report.html."""
+    from pipeline.dag import report_stage
+    from pipeline.figures import save_images
+    from pipeline.resources import check_writable
+    from pipeline.work import check_corrected, planned
+
     work = planned(job, out, set_)
     check_corrected(work)
     if images is not None:
@@ -174,6 +182,12 @@ def check(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = Fals
     scasml check jobs/lqg_100d.yaml --set training.workers=4
     scasml check --explain > my_job.yaml       every key with its meaning: a job to start from
     """
+    import yaml
+    from rich.table import Table
+
+    from pipeline.estimate import costs, foreseen
+    from pipeline.work import planned
+
     work = planned(job, out, set_, on_ray=not inline)
     for w in work:
         if len(work) > 1:
@@ -190,6 +204,8 @@ def check(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = Fals
 @app.command()
 def problems() -> None:
     """The equations a job can name: options, dimensions, and what is known about the truth."""
+    from pipeline.listing import listing
+
     console.print("\n".join(listing(["equations"], min(console.width, 100))), markup=False, soft_wrap=True)
 
 
@@ -198,12 +214,16 @@ def catalogue_(
     part: Annotated[list[str] | None, typer.Argument(help="estimators, correction.estimator, ...; default all")] = None,
 ) -> None:
     """All that a job can name, with options: equations, surrogates, objectives, optimizers, estimators."""
+    from pipeline.listing import listing, rooms_for
+
     console.print("\n".join(listing(rooms_for(part or []), min(console.width, 100))), markup=False, soft_wrap=True)
 
 
 @app.command("inspect")
 def inspect_(file: Annotated[Path, typer.Argument(help="surrogate.h5, report.h5, points.h5 or a wave of chunks")]) -> None:
     """What an HDF5 file of a run holds, for a person: results, job, hashes, arrays."""
+    from pipeline.inspection import inspection
+
     console.print(inspection(file, console.width))
 
 
@@ -220,6 +240,11 @@ def compare(
 
     Example: scasml compare runs/published_table-* --published jobs/published_table.csv --out figures
     """
+    from pipeline import comparison
+    from pipeline.report_files import read_summary
+    from pipeline.resources import check_writable
+    from pipeline.tables import table
+
     found = []
     for path in runs:
         if path.is_dir() and not (path / "report.h5").exists():

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from test_bad_input import PDE, write
 
-from pipeline import catalogue, cli, listing, resources, run
+from pipeline import catalogue, dag, listing, resources, run
 from pipeline.dag import report_stage
 from pipeline.errors import InputError, Interrupted
 from pipeline.estimate import costs
@@ -197,7 +197,7 @@ def test_what_stopped_a_run_and_how_to_go_on_are_said_once(
     def stop(*arguments: object) -> None:
         raise Interrupted(reason)
 
-    monkeypatch.setattr(cli, "run_inline", stop)
+    monkeypatch.setattr(dag, "run_inline", stop)
     done = scasml("run", job_file, "--inline", "--out", job_file.parent / "out")
     assert done.status == 3 and done.err.startswith(reason or "interrupted") and done.err.count("\n") == 1
     assert done.err.count("run the same command again") == 1 and done.err.count(" kept") == 1
