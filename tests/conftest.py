@@ -8,14 +8,13 @@ import torch
 ROOT = Path(__file__).resolve().parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Tests that start processes take turns in two groups, with clusters and without; all others go to whoever is free."""
-    for item in items:
-        place = item.path.relative_to(ROOT) if item.path.is_relative_to(ROOT) else item.path
-        if place.name in {"test_ray.py", "test_slurm.py"}:
-            item.add_marker(pytest.mark.xdist_group("clusters"))
-        elif place.parts[0] in {"pipeline", "benchmarks"} or place.name == "test_readme.py":
-            item.add_marker(pytest.mark.xdist_group("processes"))
+    place = item.path.relative_to(ROOT) if item.path.is_relative_to(ROOT) else item.path
+    if place.name in {"test_ray.py", "test_slurm.py"}:
+        item.add_marker(pytest.mark.xdist_group("clusters"))
+    elif place.parts[0] in {"pipeline", "benchmarks"} or place.name == "test_readme.py":
+        item.add_marker(pytest.mark.xdist_group("processes"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pytorch_optimizer import SOAP
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -17,4 +16,6 @@ def soap(parameters: Iterable[Parameter], *, learning_rate: float = 3e-3, every:
     """
     if learning_rate <= 0.0 or every < 1:
         raise ValueError(f"learning_rate = {learning_rate}, every = {every}: SOAP needs learning_rate > 0 and every >= 1")
+    from pytorch_optimizer import SOAP  # takes two seconds, which ranks that train nothing need not wait
+
     return SOAP(parameters, lr=learning_rate, weight_decay=0.0, precondition_frequency=every)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -61,12 +62,20 @@ def ranks(run: Path) -> list[psutil.Process]:
     return found
 
 
+def running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended; an ended one that nobody has asked after is a zombie, and may stay one."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 def all_gone(processes: list[psutil.Process], run: Path, seconds: float = 15.0) -> bool:
     """Whether these, and whatever serves the run's folder, end by themselves soon."""
     deadline = time.monotonic() + seconds
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    while (left := [*alive, *ranks(run)]) and time.monotonic() < deadline:
-        alive = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    while (left := [*running(processes), *ranks(run)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     return not left
 
