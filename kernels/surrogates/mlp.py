@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kernels.contracts import Jet, Paths, SemilinearPDE, Vectors
 from kernels.jets import STREAM_ROWS, jet_in_parts, network_gradient, network_laplacian, network_value, reverse_sweep
 from kernels.streams import Purpose, Stream
-from kernels.surrogates._ansatz import clock, gate, profile, profile_gradient, profile_laplacian
+from kernels.surrogates._ansatz import clock, gate, profile, profile_flop, profile_gradient, profile_laplacian
 
 NORMALISATION_POINTS = 4096
 
@@ -137,9 +137,10 @@ class MLP(nn.Module):
         inner = sum(2.0 * w.numel() for w in self.weights[1:])
         entry = 2.0 * self.weights[0].numel()
         first_order = 2.0 * (inner + entry)
+        terminal = profile_flop(self.problem, probes)
         if probes is None:
-            return first_order, entry + (self.problem.dim + 3) * inner
-        return first_order, (probes + 2) * entry + (probes + 3) * inner
+            return first_order, terminal + entry + (self.problem.dim + 3) * inner
+        return first_order, terminal + (probes + 2) * entry + (probes + 3) * inner
 
 
 def mlp(problem: SemilinearPDE, *, seed: int, width: int = 128, depth: int = 4) -> MLP:

@@ -1,12 +1,15 @@
 """Closed forms of a profile's Hessian against automatic differentiation, along every kind of directions."""
 
+import dataclasses
+
 import pytest
 import torch
 from oracles import EQUATIONS, equation
 
 from kernels.contracts import SemilinearPDE
 from kernels.streams import Stream
-from kernels.surrogates._ansatz import curvature_by_autodiff, profile_laplacian
+from kernels.surrogates import _ansatz, mlp
+from kernels.surrogates._ansatz import AUTODIFF_FLOP, curvature_by_autodiff, profile_laplacian
 
 FORMS = [name for name in EQUATIONS if equation(name, 4).hessian_form is not None]
 
@@ -44,3 +47,30 @@ def test_a_hessian_form_is_the_hessian(name: str, kind: str, dim: int) -> None:
     problem = equation(name, dim)
     assert far_apart(problem, kind) < 1e-9
     assert far_apart(problem, kind, factor=1.001) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["coordinates", "scaled", "explicit"])
+@pytest.mark.parametrize("rows", [1, 20, 4096])
+def test_curvature_by_autodiff_is_that_of_the_full_hessian(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ansatz, "STREAM_ROWS", rows)
+    x = Stream(5, 0).normal(9, 4).double()
+    directions = directions_of(kind, x)
+
+    def function(at: torch.Tensor) -> torch.Tensor:
+        return torch.sin(at[..., 0] * at[..., 1]) + at.square().sum(-1) * at[..., 2]
+
+    hessian = torch.stack([torch.autograd.functional.hessian(function, row) for row in x])
+    along = torch.eye(4).double().expand(9, -1, -1) if directions is None else directions
+    if kind == "scaled":
+        along = along.diag_embed()
+    expected = torch.einsum("nki,nij,nkj->n", along, hessian, along)
+    torch.testing.assert_close(curvature_by_autodiff(function, x, directions), expected)
+    assert not curvature_by_autodiff(lambda at: at.sum(-1), x, directions).any()
+
+
+def test_a_laplacian_of_g_without_closed_form_is_booked() -> None:
+    closed = equation("viscous_burgers", 6)
+    by_hand = dataclasses.replace(closed, terminal_jet=None)
+    for probes, directions in ((None, 6), (2, 2)):
+        own, other = (mlp(problem, seed=0, width=8, depth=2).flop(probes) for problem in (by_hand, closed))
+        assert own[0] == other[0] and own[1] - other[1] == directions * 6 * AUTODIFF_FLOP
