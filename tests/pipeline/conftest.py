@@ -24,7 +24,7 @@ TINY: dict[str, Any] = {
         "estimator": {"name": "linearised", "times": 2},
         "laplacian": 2,
         "points": 40,
-        "max_paths": 400_000,
+        "max_paths": 160_000,
         "ranks": 1,
     },
 }

@@ -131,18 +131,6 @@ def losses(run: Path) -> np.ndarray:
         return file["loss"][()]
 
 
-@pytest.mark.timeout(400)
-def test_ray_train_and_mpi_ranks_give_the_bits_of_the_inline_run(fresh: Path, undisturbed: Path) -> None:
-    run = fresh.parent / "run"
-    found = execute(fresh, run, timeout=300)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "surrogate taken" not in log_of(run) and "training 400/400" in log_of(run)
-    assert numbers(run) == numbers(undisturbed / "run")
-    np.testing.assert_array_equal(losses(run), losses(undisturbed / "run"))
-    assert not (run / RAY_STORAGE).exists()
-    assert json.loads((run / "report.json").read_text())["resumed"] == 0
-
-
 def resumed(job: Path, run: Path, undisturbed: Path, times: int) -> None:
     pipeline.run(load_job(job, {"correction.ranks": 1}), out=run)
     assert numbers(run) == numbers(undisturbed / "run")
@@ -173,22 +161,28 @@ def stopped(stage: str, number: int, job: Path, run: Path) -> list[psutil.Proces
     return children
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(("stage", "number"), [("train", signal.SIGTERM), ("correct", signal.SIGINT)])
-def test_a_signal_to_a_run_on_a_cluster_of_its_own_ends_everything(
-    stage: str, number: int, fresh: Path, undisturbed: Path, request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.timeout(400)
+def test_a_stopped_training_on_a_cluster_of_its_own_goes_on_there_to_the_inline_bits(fresh: Path, undisturbed: Path) -> None:
     run = fresh.parent / "run"
-    if stage == "correct":
-        request.getfixturevalue("trained")
-    children = stopped(stage, number, fresh, run)
+    children = stopped("train", signal.SIGTERM, fresh, run)
     assert all_gone(children, run)
-    resumed(fresh, run, undisturbed, 1)
-    if stage == "train":
-        assert re.search(r"training resumes at step [1-9]", log_of(run))
-    else:
-        computed, reused = counts(run)
-        assert computed > 0 and reused > 0
+    found = execute(fresh, run, timeout=300)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert re.search(r"training resumes at step [1-9]", log_of(run)) and "surrogate taken" not in log_of(run)
+    assert numbers(run) == numbers(undisturbed / "run")
+    np.testing.assert_array_equal(losses(run), losses(undisturbed / "run"))
+    assert not (run / RAY_STORAGE).exists()
+    assert json.loads((run / "report.json").read_text())["resumed"] == 1
+
+
+@pytest.mark.timeout(300)
+def test_a_stopped_correction_on_a_cluster_of_its_own_leaves_nothing_behind(trained: Path, undisturbed: Path) -> None:
+    run = trained.parent / "run"
+    children = stopped("correct", signal.SIGINT, trained, run)
+    assert all_gone(children, run)
+    resumed(trained, run, undisturbed, 1)
+    computed, reused = counts(run)
+    assert computed > 0 and reused > 0
 
 
 def train_workers(cluster: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -202,32 +196,30 @@ def train_workers(cluster: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(("stage", "number"), [("train", signal.SIGINT), ("correct", signal.SIGTERM)])
-def test_a_signal_to_a_run_on_a_cluster_that_lives_on_ends_its_tasks(
-    stage: str, number: int, cluster: subprocess.Popen[str], fresh: Path, undisturbed: Path, request: pytest.FixtureRequest
-) -> None:
-    run = fresh.parent / "run"
-    if stage == "correct":
-        request.getfixturevalue("trained")
-    stopped(stage, number, fresh, run)
-    assert all_gone(train_workers(cluster), run) and cluster.poll() is None
-    resumed(fresh, run, undisturbed, 1)
-
-
-@pytest.mark.timeout(300)
-def test_a_killed_worker_of_ray_train_resumes_to_the_same_bits(
+@pytest.mark.timeout(400)
+def test_on_a_cluster_that_lives_on_a_signal_ends_the_training_and_a_killed_worker_does_not(
     cluster: subprocess.Popen[str], fresh: Path, undisturbed: Path
 ) -> None:
     run = fresh.parent / "run"
-    process = started(fresh, run, MOMENTS["train"])
-    checkpointed(process, run)
+    stopped("train", signal.SIGINT, fresh, run)
+    assert all_gone(train_workers(cluster), run) and cluster.poll() is None
+    process = started(fresh, run, r"training resumes at step [1-9]")
     train_workers(cluster)[-1].kill()
     _, shown = process.communicate(timeout=200)
     assert process.returncode == 0, shown[-1000:]
-    assert re.search(r"training resumes at step [1-9]", log_of(run)) and "a training worker failed" in log_of(run)
+    assert "a training worker failed" in log_of(run)
     assert numbers(run) == numbers(undisturbed / "run")
-    assert json.loads((run / "report.json").read_text())["resumed"] == 1
+    assert json.loads((run / "report.json").read_text())["resumed"] == 2
+
+
+@pytest.mark.timeout(300)
+def test_on_a_cluster_that_lives_on_a_signal_ends_the_correction(
+    cluster: subprocess.Popen[str], trained: Path, undisturbed: Path
+) -> None:
+    run = trained.parent / "run"
+    children = stopped("correct", signal.SIGTERM, trained, run)
+    assert all_gone(children, run) and cluster.poll() is None
+    resumed(trained, run, undisturbed, 1)
 
 
 @pytest.mark.timeout(200)

@@ -229,7 +229,7 @@ def test_simultaneous_intervals_are_there_where_asked_for(finished: Path, tmp_pa
         assert np.isnan(file["simultaneous_high"][:]).all() and np.isfinite(file["ci_high"][:]).all()
 
 
-ALONE = {"correction.max_paths": 150_000, "report.baselines": ["surrogate"]}
+ALONE = {"correction.max_paths": 60_000, "report.baselines": ["surrogate"]}
 
 
 def test_a_gradient_that_is_asked_for_comes_with_intervals_that_hold(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_gradient_that_is_asked_for_comes_with_intervals_that_hold(tmp_path: P
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     job = load_job(
         tmp_path / "tiny.yaml",
-        {"problem.name": "lqg", "training.steps": 300, "correction.gradient": True, "correction.bounds": False} | ALONE,
+        {"problem.name": "lqg", "training.steps": 150, "correction.gradient": True, "correction.bounds": False} | ALONE,
     )
     found = pipeline.run(job, out=tmp_path / "run", progress=False).gradient
     assert found is not None and found.reference is not None and found.freedom is not None
