@@ -88,8 +88,10 @@ def curvature_by_autodiff(function: Terminal, x: Vectors, directions: Tensor | N
             points = rows.detach().repeat_interleave(count, 0).requires_grad_()
             (gradient,) = torch.autograd.grad(function(points).sum(), points, create_graph=True)
             slope = (gradient * along.flatten(0, 1)).sum(-1)
-            # A function that is linear in x has a gradient that no second derivative can be taken of.
-            second = torch.autograd.grad(slope.sum(), points)[0] if slope.requires_grad else torch.zeros_like(points)
+            # A function that is linear in x has a gradient without a second derivative.
+            second = torch.zeros_like(points)
+            if slope.requires_grad:
+                (second,) = torch.autograd.grad(slope.sum(), points, allow_unused=True, materialize_grads=True)
         parts.append((second.unflatten(0, (-1, count)) * along).sum((1, 2)))
     return torch.cat(parts)
 

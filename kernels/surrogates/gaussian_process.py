@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kernels.contracts import Jet, Paths, SemilinearPDE, Vectors
 from kernels.jets import jet_in_parts
 from kernels.streams import Stream
+from kernels.surrogates._ansatz import profile_flop
 from kernels.surrogates._collocation import COLLOCATION, Collocation, Fit, gauss_newton
 from kernels.surrogates._gaussian_kernel import Basis, Kernel, Rows
 
@@ -101,8 +102,10 @@ class GaussianProcess(nn.Module):
     def flop(self, probes: int | None) -> tuple[float, float]:
         # Booked twice: a product in float64 takes the time of two in float32.
         product, pointwise = 4.0 * self.points * (self.problem.dim + 2), 40.0 * self.points
-        second = 1.0 if self.problem.law.isotropic else 2.0 if probes is None else probes
-        return 2.0 * product + pointwise, (2.0 + second) * product + pointwise
+        isotropic = self.problem.law.isotropic
+        second = 1.0 if isotropic else 2.0 if probes is None else probes
+        terminal = profile_flop(self.problem, None if isotropic else probes)
+        return 2.0 * product + pointwise, (2.0 + second) * product + pointwise + terminal
 
     def fit_cost(self) -> tuple[float, float]:
         def solution(points: int) -> float:

@@ -8,7 +8,7 @@ from oracles import EQUATIONS, equation
 
 from kernels.contracts import SemilinearPDE
 from kernels.streams import Stream
-from kernels.surrogates import _ansatz, mlp
+from kernels.surrogates import _ansatz, gaussian_process, mlp
 from kernels.surrogates._ansatz import AUTODIFF_FLOP, curvature_by_autodiff, profile_laplacian
 
 FORMS = [name for name in EQUATIONS if equation(name, 4).hessian_form is not None]
@@ -65,7 +65,9 @@ def test_curvature_by_autodiff_is_that_of_the_full_hessian(kind: str, rows: int,
         along = along.diag_embed()
     expected = torch.einsum("nki,nij,nkj->n", along, hessian, along)
     torch.testing.assert_close(curvature_by_autodiff(function, x, directions), expected)
-    assert not curvature_by_autodiff(lambda at: at.sum(-1), x, directions).any()
+    weight = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    for linear in (lambda at: at.sum(-1), lambda at: at @ weight):
+        assert not curvature_by_autodiff(linear, x, directions).any()
 
 
 def test_a_laplacian_of_g_without_closed_form_is_booked() -> None:
@@ -74,3 +76,6 @@ def test_a_laplacian_of_g_without_closed_form_is_booked() -> None:
     for probes, directions in ((None, 6), (2, 2)):
         own, other = (mlp(problem, seed=0, width=8, depth=2).flop(probes) for problem in (by_hand, closed))
         assert own[0] == other[0] and own[1] - other[1] == directions * 6 * AUTODIFF_FLOP
+    # A kernel's Laplacian costs no directions and is always taken whole.
+    own, other = (gaussian_process(problem, seed=0, points=10).flop(2) for problem in (by_hand, closed))
+    assert own[0] == other[0] and own[1] - other[1] == 6 * 6 * AUTODIFF_FLOP

@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LONG = {
     "training.workers": 2,
-    "training.steps": 400,
+    "training.steps": 600,
     "training.checkpoint_every": 0.3,
     "correction.laplacian": 8,
     "correction.max_paths": 250_000,
@@ -207,7 +207,8 @@ def test_on_a_cluster_that_lives_on_a_signal_ends_the_training_and_a_killed_work
     train_workers(cluster)[-1].kill()
     _, shown = process.communicate(timeout=200)
     assert process.returncode == 0, shown[-1000:]
-    assert "a training worker failed" in log_of(run)
+    _, failed, after = log_of(run).partition("a training worker failed")
+    assert failed and re.search(r"training resumes at step [1-9]", after)
     assert numbers(run) == numbers(undisturbed / "run")
     assert json.loads((run / "report.json").read_text())["resumed"] == 2
 
