@@ -42,7 +42,7 @@ LONG = {
     "training.steps": 600,
     "training.checkpoint_every": 0.3,
     "correction.laplacian": 8,
-    "correction.max_paths": 250_000,
+    "correction.max_paths": 400_000,
     "report.baselines": ["surrogate"],
     **TWO,
 }
@@ -55,7 +55,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("calm")
     (place / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     write(place / "tiny.yaml", LONG)
-    pipeline.run(load_job(place / "tiny.yaml", {"correction.ranks": 1}), out=place / "run")
+    assert execute(place / "tiny.yaml", place / "run", "--inline", "--set", "correction.ranks=1").returncode == 0
     return place
 
 
