@@ -18,7 +18,6 @@ import yaml
 from running import TWO, all_gone, counts, execute, family, log_of, marks, ranks, started, stop
 from test_bad_input import PDE, write
 
-import pipeline
 from pipeline import launch
 from pipeline.errors import EngineError
 from pipeline.files import release
@@ -87,7 +86,8 @@ def kill_in(stage: str, job: Path, run: Path, moment: str, delay: float) -> bool
 
 def resumed(job: Path, run: Path, undisturbed: Path, kills: int) -> None:
     """Run again to the end: the undisturbed bits, and as many interruptions reported as there were."""
-    pipeline.run(load_job(job, {"correction.ranks": 1}), out=run)
+    done = execute(job, run, "--inline", "--set", "correction.ranks=1")
+    assert done.returncode == 0, done.stderr
     assert numbers(run) == numbers(undisturbed / "run")
     assert json.loads((run / "report.json").read_text())["resumed"] == kills
 
@@ -103,6 +103,7 @@ def test_a_run_killed_once_in_every_stage_ends_with_the_undisturbed_bits(fresh: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("stage", MOMENTS)
 def test_ten_kills_at_random_moments_of_each_stage_change_no_bit(stage: str, undisturbed: Path, fresh: Path) -> None:
     """Two ranks, moments uniform over the whole stage; a run that had left the stage before its kill is drawn again."""
