@@ -44,6 +44,15 @@ MOMENTS = {
 }
 
 
+ENDS = {
+    "train": ("train began", "train ended"),
+    "correct": ("correct began", r"scasml: \d+ chunks"),
+    "baseline": (r"scasml: \d+ chunks", "correct ended"),
+    "report": ("report began", "report ended"),
+}
+"""First and last word of each stage in the log."""
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run long enough to be hit in the middle of every stage."""
@@ -107,30 +116,41 @@ def test_a_run_killed_once_in_every_stage_ends_with_the_undisturbed_bits(fresh: 
 @pytest.mark.parametrize("stage", MOMENTS)
 def test_ten_kills_at_random_moments_of_each_stage_change_no_bit(stage: str, undisturbed: Path, fresh: Path) -> None:
     """Two ranks, moments uniform over the whole stage; a run that had left the stage before its kill is drawn again."""
-    rng = np.random.default_rng(0)
-    summary = json.loads((undisturbed / "run" / "report.json").read_text())
-    length = {name: spent["seconds"] for name, spent in summary["stages"].items()}
-    length |= {"correct": summary["methods"]["scasml"]["wall_seconds"], "baseline": summary["methods"]["mlp"]["wall_seconds"]}
-    beginning = r"scasml: \d+ chunks" if stage == "baseline" else f"{stage} began"
     write(fresh, TWO)
-    hits, delays, tallies = 0, [], []
+    beginning, end = ENDS[stage]
+    length = seconds_from(fresh, fresh.parent / "timed" / "run", beginning, end)
+    method = "mlp" if stage == "baseline" else "scasml"
+    rng, hits, delays, reuse = np.random.default_rng(0), 0, [], []
     for number in range(60):
-        run, delay = fresh.parent / str(number) / "run", rng.uniform(0.0, length[stage])
+        run, delay = fresh.parent / str(number) / "run", rng.uniform(0.0, length)
         if not kill_in(stage, fresh, run, beginning, delay):
             continue
-        written = bool(list(RunFolder(run).waves("scasml")))
+        written, before = len(list(run.glob(f"chunks/{method}*/*"))), len(log_of(run))
         resumed(fresh, run, undisturbed, 1)
-        delays.append(delay / length[stage])
-        tallies.append(counts(run))
-        assert (tallies[-1][1] > 0) is written
+        delays.append(delay / length)
+        said = re.findall(rf"{method}\S*: (\d+) chunks computed, (\d+) reused", log_of(run)[before:])
+        reuse.append(tuple(map(int, said[-1])) if said else (0, 0))
+        # Where nothing was left to compute, the log says nothing of it.
+        assert (reuse[-1][1] > 0) is (written > 0) if said else written > 0
         hits += 1
         if hits == 10:
             break
-    print(f"{stage}, {length[stage]:.2f} s: {number + 1 - hits} runs had left it; hit at", np.sort(delays).round(2), "of it")
-    print("chunks computed and reused after each kill:", *tallies)
+    print(f"{stage}, {length:.2f} s: {number + 1 - hits} runs had left it; hit at", np.sort(delays).round(2), "of it")
+    print("chunks computed and reused after each kill:", *reuse)
     assert hits == 10
-    if stage == "correct":
-        assert (np.sum(tallies, 0) > 0).all()
+    if stage in ("correct", "baseline"):
+        assert (np.sum(reuse, 0) > 0).all()
+
+
+def seconds_from(job: Path, run: Path, beginning: str, end: str) -> float:
+    """How long an inline run takes from one word of its log to another."""
+    process = started(job, run, beginning, "--inline")
+    began = time.monotonic()
+    until(lambda: re.search(end, log_of(run)), 120.0)
+    took = time.monotonic() - began
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    return took
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
