@@ -145,13 +145,16 @@ def checkpointed(process: subprocess.Popen[str], run: Path) -> None:
         time.sleep(0.02)
 
 
-def stopped(stage: str, number: int, job: Path, run: Path) -> list[psutil.Process]:
+def stopped(stage: str, number: int, job: Path, run: Path, moment: str = "") -> list[psutil.Process]:
     """Signal a run on Ray in a stage: status 3 soon, nothing half-finished; the processes it had."""
-    process = started(job, run, MOMENTS[stage])
+    process = started(job, run, moment or MOMENTS[stage])
     if stage == "train":
         checkpointed(process, run)
     else:
-        assert len(ranks(run)) >= 2
+        deadline = time.monotonic() + 60.0
+        while len(ranks(run)) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
     children = family(process)
     began = time.monotonic()
     status, shown = stop(process, number, group=number == signal.SIGINT)
@@ -218,7 +221,8 @@ def test_on_a_cluster_that_lives_on_a_signal_ends_the_correction(
     cluster: subprocess.Popen[str], trained: Path, undisturbed: Path
 ) -> None:
     run = trained.parent / "run"
-    children = stopped("correct", signal.SIGTERM, trained, run)
+    # Its driver looks for signals twice a second and has tasks cancelled: too slow for the few seconds that chunks take.
+    children = stopped("correct", signal.SIGTERM, trained, run, "correct began")
     assert all_gone(children, run) and cluster.poll() is None
     resumed(trained, run, undisturbed, 1)
 
