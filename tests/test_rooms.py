@@ -1,5 +1,6 @@
 """``from kernels.equations import lqg`` gives the factory, for every module of every room and whatever was imported before."""
 
+import ast
 import importlib
 import inspect
 import subprocess
@@ -45,6 +46,19 @@ def test_opening_a_room_imports_nothing_of_it() -> None:
     code = "import sys, kernels.optimizers, kernels.equations; print([m for m in sys.modules if m.count('.') > 1 and 'kernels' in m])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("pipeline.cli", {"torch", "numpy", "h5py", "ray", "matplotlib"}),
+        ("pipeline.rank", {"ray", "matplotlib", "scipy.stats", "pytorch_optimizer", "pipeline.dag"}),
+    ],
+)
+def test_help_and_ranks_do_not_wait_for_what_they_do_not_need(module: str, unwanted: set[str]) -> None:
+    code = f"import sys, {module}; print(sorted(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert module in ast.literal_eval(found.stdout) and not unwanted & set(ast.literal_eval(found.stdout))
 
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are() -> None:

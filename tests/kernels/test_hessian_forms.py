@@ -79,3 +79,18 @@ def test_a_laplacian_of_g_without_closed_form_is_booked() -> None:
     # A kernel's Laplacian costs no directions and is always taken whole.
     own, other = (gaussian_process(problem, seed=0, points=10).flop(2) for problem in (by_hand, closed))
     assert own[0] == other[0] and own[1] - other[1] == 6 * 6 * AUTODIFF_FLOP
+
+
+@pytest.mark.parametrize(("kind", "each"), [("coordinates", 4), ("explicit", 3)])
+def test_a_laplacian_of_g_takes_the_directions_of_the_path_and_no_more(kind: str, each: int) -> None:
+    """One row for the gradient and one a direction, as booked."""
+    rows = []
+
+    def terminal(x: torch.Tensor) -> torch.Tensor:
+        rows.append(len(x))
+        return x.square().sum(-1)
+
+    problem = dataclasses.replace(equation("viscous_burgers", 4), terminal=terminal, terminal_jet=None)
+    x = Stream(5, 0).normal(9, 4).double()
+    profile_laplacian(problem, x, directions_of(kind, x))
+    assert sum(rows) == 9 * (1 + each)

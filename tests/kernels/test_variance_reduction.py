@@ -12,6 +12,7 @@ import torch
 from estimates import Mean
 from oracles import ESTIMATORS, OneFeature, at_zero, equation, estimator, small, written
 from scipy.special import ndtr
+from scipy.stats import qmc
 from torch import Tensor
 
 from kernels.contracts import SemilinearPDE
@@ -335,3 +336,10 @@ def test_a_net_of_more_coordinates_than_there_are_is_refused() -> None:
     assert sobol(MAX_DIM, 2).shape == (2, MAX_DIM)
     with pytest.raises(ValueError, match=f"dim = {MAX_DIM + 1}: a Sobol' net has at most {MAX_DIM} coordinates: couple anti"):
         sobol(MAX_DIM + 1, 2)
+
+
+@pytest.mark.parametrize(("dim", "size"), [(1, 2), (7, 64), (100, 1024)])
+def test_the_points_are_those_of_joe_and_kuo(dim: int, size: int) -> None:
+    """Unscrambled, as scipy has them."""
+    expected = qmc.Sobol(dim, scramble=False).random_base2(size.bit_length() - 1)
+    np.testing.assert_array_equal(sobol(dim, size) * 2.0**-32, expected)

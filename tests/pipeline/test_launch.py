@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from running import running
 
 from pipeline import launch, tether
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals, as_line, from_lines
@@ -30,6 +31,21 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def program(path: Path, says: str) -> None:
     path.write_text(f"#!/bin/sh\necho '{says}'\n")
     path.chmod(0o755)
+
+
+def test_a_process_is_seen_while_it_runs_and_not_as_a_zombie() -> None:
+    """What every test of an orderly end relies on."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = psutil.Process(child.pid)
+    assert running([process]) == [process]
+    child.kill()
+    deadline = time.monotonic() + 10.0
+    while process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert running([process]) == []
+    child.communicate()
+    assert running([process]) == []
 
 
 def test_without_a_launcher_there_is_none(bare: Path) -> None:
