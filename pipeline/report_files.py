@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import store
+from pipeline.figures import page
 from pipeline.files import commit
 from pipeline.job import Job, RunFolder
 from pipeline.report import Report
@@ -50,8 +51,6 @@ GRADIENT_NAMES = {
 
 def save(report: Report, folder: RunFolder) -> None:
     """Commit report.json, report.html and report.h5; the HDF5 file last: it marks the run finished."""
-    from pipeline.figures import page  # matplotlib: half a second that no rank needs
-
     summary = report.summary()
     commit(folder.summary, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     commit(folder.page, page(report).encode())

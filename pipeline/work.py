@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.dag import preflight
 from pipeline.errors import InputError
 from pipeline.estimate import disk_needed
+from pipeline.figures import page
 from pipeline.files import commit
 from pipeline.fold import fold
 from pipeline.folders import check_folder, prepare
@@ -56,8 +57,6 @@ class Work:
         if not self.folder.summary.exists():
             commit(self.folder.summary, (json.dumps(summary, indent=2) + "\n").encode())
         if not self.folder.page.exists():
-            from pipeline.figures import page
-
             report = fold(self.folder, self.folder.load(), resumed=summary["resumed"])
             report.seconds.update({stage: spent["seconds"] for stage, spent in summary["stages"].items()})
             commit(self.folder.page, page(report).encode())

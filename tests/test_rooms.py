@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import kernels
+import pipeline
 from pipeline.catalogue import ROOMS, names
 
 ENTRIES = [(room, name) for room in ROOMS for name in names(room)]
@@ -49,16 +50,24 @@ def test_opening_a_room_imports_nothing_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "unwanted"),
+    ("modules", "unwanted"),
     [
         ("pipeline.cli", {"torch", "numpy", "h5py", "ray", "matplotlib"}),
-        ("pipeline.rank", {"ray", "matplotlib", "scipy.stats", "pytorch_optimizer", "pipeline.dag"}),
+        ("pipeline.rank, kernels.optimizers.soap", {"ray", "matplotlib", "scipy.stats", "pytorch_optimizer", "pipeline.dag"}),
     ],
 )
-def test_help_and_ranks_do_not_wait_for_what_they_do_not_need(module: str, unwanted: set[str]) -> None:
-    code = f"import sys, {module}; print(sorted(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert module in ast.literal_eval(found.stdout) and not unwanted & set(ast.literal_eval(found.stdout))
+def test_help_and_ranks_do_not_wait_for_what_they_do_not_need(modules: str, unwanted: set[str]) -> None:
+    code = f"import sys, {modules}; print(sorted(sys.modules))"
+    found = set(ast.literal_eval(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout))
+    assert set(modules.split(", ")) < found and not unwanted & found
+
+
+def test_the_interface_is_there_by_name() -> None:
+    assert set(pipeline.__all__) == {"Report", "load_job", "load_jobs", "run"}
+    for name in pipeline.__all__:
+        assert getattr(pipeline, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'lead_job'"):
+        getattr(pipeline, "lead_job")  # noqa: B009
 
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are() -> None:
