@@ -43,6 +43,7 @@ __all__ = [
     "PointSampler",
     "PointwiseField",
     "Positions",
+    "ProfileJet",
     "Purpose",
     "Reference",
     "SemilinearPDE",
@@ -50,7 +51,6 @@ __all__ = [
     "Stream",
     "Surrogate",
     "Terminal",
-    "TerminalJet",
     "Times",
     "Vectors",
     "along_paths",
@@ -94,10 +94,10 @@ class ValueAndGradient(Protocol):
 
 
 @runtime_checkable
-class TerminalJet(Protocol):
-    """A function of x, its gradient and its Laplacian in closed form: (paths,), (paths, dim), (paths,)."""
+class ProfileJet(Protocol):
+    """A function of (t, x) with its derivatives in closed form, the Laplacian among them."""
 
-    def __call__(self, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]: ...
+    def __call__(self, t: Tensor, x: Tensor, /) -> Jet: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,12 +116,12 @@ class Solution:
 
 @runtime_checkable
 class HessianForm(Protocol):
-    """A function of x, its gradient, and a, c, v with Hess = diag(a) + c v v^T, in closed form.
+    """A function of (t, x), its t-derivative, its gradient, and a, c, v with Hess = diag(a) + c v v^T, in closed form.
 
-    Shapes: (paths,), (paths, dim), (paths, dim), (paths,), (paths, dim).
+    Shapes: (paths,), (paths,), (paths, dim), (paths, dim), (paths,), (paths, dim).
     """
 
-    def __call__(self, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]: ...
+    def __call__(self, t: Tensor, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +196,10 @@ class SemilinearPDE:
     Every function works row by row on float32 or float64 tensors and never looks at the batch
     around a row. ``law`` holds mu and sigma. ``start`` is the coordinate x0 of the reference point
     (0, (x0, ..., x0)), and ``reference`` is u there where no ``solution`` is known. ``layer`` says
-    how fast u leaves g: it moves by O(1) within time T/layer of T. ``profile`` is a smooth stand-in
-    for g where g has kinks, which surrogates build on instead; ``terminal_jet`` is that of the
-    profile, or of g where there is none; ``hessian_form`` is the same for laws whose sigma is not
-    one number, which need more of the Hessian than its trace. ``curvature`` says whether f is "concave" or "convex" in
+    how fast u leaves its profile: it moves by O(1) within time T/layer of T. ``profile`` is a function
+    of (t, x) that surrogates build on, g where it is None: it equals g at T, is smooth before, and
+    carries what is known of how diffusion smoothes g. ``profile_jet`` is it with its derivatives;
+    ``hessian_form`` the same for laws whose sigma is not one number, which need more of the Hessian than its trace. ``curvature`` says whether f is "concave" or "convex" in
     (y, z) jointly, which is what two-sided bounds need; ``z_curvature`` is a kappa with
     |f(z + zeta) - f(z) - f_z(z).zeta| <= kappa |zeta|^2 / 2 for an f free of y, and ``pieces`` are the
     affine functions p y + q sum_i z_i + c, as triples (p, q, c), whose maximum (convex) or minimum
@@ -220,9 +220,9 @@ class SemilinearPDE:
     start: float = 0.0
     solution: Solution | None = None
     reference: Reference | None = None
-    terminal_jet: TerminalJet | None = None
+    profile: PointwiseField | None = None
+    profile_jet: ProfileJet | None = None
     hessian_form: HessianForm | None = None
-    profile: Terminal | None = None
     zero_terminal: bool = False
     curvature: Literal["concave", "convex"] | None = None
     z_curvature: float | None = None

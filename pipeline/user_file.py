@@ -20,6 +20,9 @@ from pipeline.job import Job
 TRIED = 4
 """Points at which the functions of a problem are tried."""
 
+TERMINAL_TOLERANCE = 1e-5
+"""Of the largest |g| there: how far a profile may be from g at the horizon, for rounding in single precision."""
+
 
 def check_user_file(job: Job) -> None:
     """Try a problem's functions on a few points: a user's own file fails here, not in a rank or a report."""
@@ -55,11 +58,13 @@ def _try(problem: SemilinearPDE, job: Job) -> None:
         _expect("terminal", problem.terminal(x), (one,), dtype)
         _expect("driver", problem.driver(t, x, torch.zeros_like(t), torch.zeros_like(x)), (one,), dtype)
         if problem.profile is not None:
-            _expect("profile", problem.profile(x), (one,), dtype)
-        if problem.terminal_jet is not None:
-            _expect("terminal_jet", problem.terminal_jet(x), (one, many, one), dtype)
+            _expect("profile", problem.profile(t, x), (one,), dtype)
+            _expect_terminal("profile", problem.profile(torch.full_like(t, problem.horizon), x), problem.terminal(x))
+        if problem.profile_jet is not None:
+            jet = problem.profile_jet(t, x)
+            _expect("profile_jet", (jet.value, jet.dt, jet.gradient, jet.laplacian), (one, one, many, one), dtype)
         if problem.hessian_form is not None:
-            _expect("hessian_form", problem.hessian_form(x), (one, many, many, one, many), dtype)
+            _expect("hessian_form", problem.hessian_form(t, x), (one, one, many, many, one, many), dtype)
     if problem.solution is not None:
         _expect("solution.value", problem.solution.value(t, x), (one,))
         if problem.solution.gradient is not None:
@@ -78,6 +83,14 @@ def _expect(name: str, found: Any, shapes: Sequence[tuple[int, ...]], dtype: tor
             raise ValueError(
                 f"{name} returned {part.dtype} for arguments in {dtype}: let its constants follow them, for example A.to(x)"
             )
+
+
+def _expect_terminal(name: str, found: Tensor, g: Tensor) -> None:
+    apart = float((found - g).abs().max())
+    if not apart <= TERMINAL_TOLERANCE * float(g.abs().max()):
+        raise ValueError(
+            f"{name} is {apart:.2e} off the terminal condition at the horizon: it must equal g there, for surrogates build on it"
+        )
 
 
 def check_derivatives(job: Job, surrogate: Surrogate, objectives: Sequence[Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, along_paths, require_dim
+from kernels.contracts import BrownianMotion, Jet, SemilinearPDE, Solution, along_paths, require_dim
 
 Reaction = Callable[[Tensor], Tensor]
 """f(u), entry by entry on tensors of any shape."""
@@ -35,10 +35,14 @@ def reaction_diffusion(name: str, dim: int, horizon: float, reaction: Reaction) 
     def terminal(x: Tensor, /) -> Tensor:
         return 1.0 / (2.0 + 0.4 * x.square().sum(-1))
 
-    def terminal_jet(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
-        g = terminal(x)
-        square = g.square()
-        return g, -0.8 * square[:, None] * x, square * (-0.8 * dim + 1.28 * g * x.square().sum(-1))
+    def profile(t: Tensor, x: Tensor, /) -> Tensor:
+        return 1.0 / (2.0 + 0.4 * (x.square().sum(-1) + 2.0 * dim * (horizon - t)))
+
+    def profile_jet(t: Tensor, x: Tensor, /) -> Jet:
+        p = profile(t, x)
+        square = p.square()
+        laplacian = square * (-0.8 * dim + 1.28 * p * x.square().sum(-1))
+        return Jet(p, 0.8 * dim * square, -0.8 * square[:, None] * x, laplacian)
 
     def driver(t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor:
         return reaction(y)
@@ -58,9 +62,10 @@ def reaction_diffusion(name: str, dim: int, horizon: float, reaction: Reaction) 
         law=law,
         driver=driver,
         terminal=terminal,
-        terminal_jet=terminal_jet,
-        # u moves like 1/(WIDTH + 2 d tau).
-        layer=2.0 * dim * horizon / WIDTH,
+        profile=profile,
+        profile_jet=profile_jet,
+        # What the reaction adds to the profile grows about evenly with T - t.
+        layer=0.5,
         sample_points=along_paths(dim, horizon, law),
         solution=Solution(
             value=value,

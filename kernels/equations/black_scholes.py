@@ -27,9 +27,10 @@ def black_scholes(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
     def terminal(x: Tensor, /) -> Tensor:
         return torch.log(0.5 * (1.0 + x.square().sum(-1)))
 
-    def hessian_form(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def hessian_form(t: Tensor, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         q = 1.0 + x.square().sum(-1)
-        return torch.log(0.5 * q), 2.0 / q[:, None] * x, (2.0 / q)[:, None].expand_as(x), -4.0 / q.square(), x
+        diagonal = (2.0 / q)[:, None].expand_as(x)
+        return torch.log(0.5 * q), torch.zeros_like(t), 2.0 / q[:, None] * x, diagonal, -4.0 / q.square(), x
 
     known = dim == 100 and horizon == HORIZON
     return SemilinearPDE(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, along_paths, require_dim
+from kernels.contracts import BrownianMotion, Jet, SemilinearPDE, Solution, along_paths, require_dim
 
 
 def burgers_explicit(dim: int, *, horizon: float = 0.2) -> SemilinearPDE:
@@ -23,10 +23,10 @@ def burgers_explicit(dim: int, *, horizon: float = 0.2) -> SemilinearPDE:
     def terminal(x: Tensor, /) -> Tensor:
         return torch.sigmoid(horizon + x.mean(-1))
 
-    def terminal_jet(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
+    def profile_jet(t: Tensor, x: Tensor, /) -> Jet:
         g = terminal(x)
         slope = g * (1.0 - g) / dim
-        return g, slope[:, None].expand_as(x), slope * (1.0 - 2.0 * g)
+        return Jet(g, torch.zeros_like(t), slope[:, None].expand_as(x), slope * (1.0 - 2.0 * g))
 
     def driver(t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor:
         return (y - drift) * z.sum(-1)
@@ -42,7 +42,7 @@ def burgers_explicit(dim: int, *, horizon: float = 0.2) -> SemilinearPDE:
         law=law,
         driver=driver,
         terminal=terminal,
-        terminal_jet=terminal_jet,
+        profile_jet=profile_jet,
         # The mean of X has variance d tau, and g moves over a length of 1.
         layer=dim * horizon,
         sample_points=along_paths(dim, horizon, law),

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from kernels.contracts import GeometricBrownianMotion, Reference, SemilinearPDE, along_paths, require_dim
+from kernels.equations._soft_maximum import SOON, soft_maximum, temperature
 
 START = 100.0
 HORIZON = 1.0
 RECOVERY, INTEREST = 2.0 / 3.0, 0.02
 LOW, HIGH = 50.0, 70.0
 INTENSITY_AT_LOW, INTENSITY_AT_HIGH = 0.2, 0.02
-
-TEMPERATURE = 0.05
-"""Of the soft minimum, in spreads sigma sqrt(T) x0 of X_T."""
 
 REFERENCES = {20: (66.858, 0.012), 100: (57.2957, 0.0052), 160: (55.0752, 0.0071)}
 
@@ -28,10 +24,8 @@ def default_risk(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
     u = 50 to 0.02 at u = 70, constant outside; x0 = 100. In (mu, sigma, f): 0.02 x, 0.2 x, -((1-delta) Q(y) + R) y.
     f has a convex kink at 50, is convex up to 70 and has a concave kink there: neither concave nor convex.
 
-    The profile is a soft minimum -a log sum_i exp(-x_i/a), a = 5 % of the spread of X_T. It is below
-    g by at most a log d and, where the components have spread, by some a^2/(gap of the smallest two):
-    0.3 % of E g(X_T) at d = 100. Its second derivatives are O(1/a): the generator moves it by the
-    order of the spread within time T.
+    The profile is a soft minimum -a log sum_i exp(-x_i/a), a following sqrt(T - t): g at T, and before it about
+    what the noise that is left makes of a minimum.
 
     :param horizon: final time T, > 0
     """
@@ -46,14 +40,17 @@ def default_risk(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
     def terminal(x: Tensor, /) -> Tensor:
         return x.amin(-1)
 
-    def profile(x: Tensor, /) -> Tensor:
-        a = TEMPERATURE * law.sigma * math.sqrt(horizon) * START
-        return -a * torch.logsumexp(-x / a, -1)
+    def profile(t: Tensor, x: Tensor, /) -> Tensor:
+        return torch.exp(-soft_maximum(-x.log(), temperature(horizon - t, law.sigma))[0])
 
-    def hessian_form(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        a = TEMPERATURE * law.sigma * math.sqrt(horizon) * START
-        w = torch.softmax(-x / a, -1)
-        return profile(x), w, -w / a, torch.full_like(x[:, 0], 1.0 / a), w
+    def hessian_form(t: Tensor, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        left = (horizon - t).clamp_min(SOON * horizon)
+        a = temperature(left, law.sigma)
+        m, w, entropy = soft_maximum(-x.log(), a)
+        p, v = torch.exp(-m), w / x
+        c = p * (1.0 + 1.0 / a)
+        # a falls by a/(2 (T - t)) in unit time.
+        return p, p * entropy * a / (2.0 * left), p[:, None] * v, -c[:, None] * v / x, c, v
 
     known = REFERENCES.get(dim) if horizon == HORIZON else None
     return SemilinearPDE(
@@ -65,8 +62,6 @@ def default_risk(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         terminal=terminal,
         profile=profile,
         hessian_form=hessian_form,
-        # The smallest of d normals moves once noise exceeds their gap, 1/sqrt(2 log d) of their spread.
-        layer=max(3.0, 2.0 * math.log(dim)),
         sample_points=along_paths(dim, horizon, law, START),
         start=START,
         reference=None if known is None else Reference(value=known[0], error=known[1], source="Monte Carlo, one standard error"),

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from kernels.contracts import GeometricBrownianMotion, Reference, SemilinearPDE, along_paths, require_dim
+from kernels.equations._soft_maximum import SOON, soft_maximum, temperature
 
 START = 100.0
 HORIZON = 0.5
 LENDING, BORROWING = 0.04, 0.06
 LOWER_STRIKE, UPPER_STRIKE = 120.0, 150.0
-
-TEMPERATURE = 0.05
-"""Of the soft maximum and positive parts, in spreads sigma sqrt(T) x0 of X_T."""
 
 
 def different_rates(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
@@ -26,8 +21,8 @@ def different_rates(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
     In (mu, sigma, f): 0.06 x, 0.2 x and, with r = 0.04 and R = 0.06 the rates of lending and borrowing,
     f = -r y - (mu - r)/sigma sum_i z_i + (R - r) (sum_i z_i/sigma - y)^+, which is convex in (y, z).
 
-    The profile takes the soft maximum a log sum_i exp(x_i/a) and softplus of temperature a for the
-    positive parts, a = 5 % of the spread of X_T: E g(X_T) to 1 % at d = 100, second derivatives O(1/a).
+    The profile takes soft maxima a log sum exp(./a) for the maximum and the positive parts, a following
+    sqrt(T - t): g at T, and before it about what the noise that is left makes of g.
 
     :param horizon: final time T, > 0
     """
@@ -43,17 +38,32 @@ def different_rates(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         top = x.amax(-1)
         return (top - LOWER_STRIKE).clamp_min(0.0) - 2.0 * (top - UPPER_STRIKE).clamp_min(0.0)
 
-    def profile(x: Tensor, /) -> Tensor:
-        a = TEMPERATURE * law.sigma * math.sqrt(horizon) * START
-        top = torch.logsumexp(x / a, -1)
-        return a * (softplus(top - LOWER_STRIKE / a) - 2.0 * softplus(top - UPPER_STRIKE / a))
+    def smoothed(t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The profile, its derivative in ln a, its first and second derivatives in the maximum m, m, and its weights; a is of ln x."""
+        a = temperature(horizon - t, law.sigma)
+        log_m, w, entropy = soft_maximum(x.log(), a)
+        m, b = log_m.exp(), START * a
+        value, heating, slope, curvature = (torch.zeros_like(t) for _ in range(4))
+        for sign, strike in ((1.0, LOWER_STRIKE), (-2.0, UPPER_STRIKE)):
+            # (m - K)^+ is the maximum of m - K and 0.
+            payoff, shares, own = soft_maximum(torch.stack((m - strike, torch.zeros_like(m)), -1), b)
+            share = shares[:, 0]
+            value, slope = value + sign * payoff, slope + sign * share
+            heating = heating + sign * (b * own + share * m * a * entropy)
+            curvature = curvature + sign * share * (1.0 - share) / b
+        return value, heating, slope, curvature, m, w
 
-    def hessian_form(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        a = TEMPERATURE * law.sigma * math.sqrt(horizon) * START
-        w, top = torch.softmax(x / a, -1), torch.logsumexp(x / a, -1)
-        low, high = torch.sigmoid(top - LOWER_STRIKE / a), torch.sigmoid(top - UPPER_STRIKE / a)
-        slope, second = low - 2.0 * high, low * (1.0 - low) - 2.0 * high * (1.0 - high)
-        return profile(x), slope[:, None] * w, slope[:, None] * w / a, (second - slope) / a, w
+    def profile(t: Tensor, x: Tensor, /) -> Tensor:
+        return smoothed(t, x)[0]
+
+    def hessian_form(t: Tensor, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        left = (horizon - t).clamp_min(SOON * horizon)
+        value, heating, slope, curvature, m, w = smoothed(horizon - left, x)
+        a, v = temperature(left, law.sigma), w / x
+        steep = slope * m
+        diagonal = (steep * (1.0 / a - 1.0))[:, None] * v / x
+        # a falls by a/(2 (T - t)) in unit time.
+        return value, -heating / (2.0 * left), steep[:, None] * v, diagonal, curvature * m.square() + steep * (1.0 - 1.0 / a), v
 
     known = dim == 100 and horizon == HORIZON
     return SemilinearPDE(
@@ -67,8 +77,6 @@ def different_rates(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         hessian_form=hessian_form,
         curvature="convex",
         pieces=((-0.04, -0.1, 0.0), (-0.06, 0.0, 0.0)),
-        # The largest of d normals moves once noise exceeds their gap, 1/sqrt(2 log d) of their spread.
-        layer=max(3.0, 2.0 * math.log(dim)),
         sample_points=along_paths(dim, horizon, law, START),
         start=START,
         reference=Reference(value=21.299, error=0.213, source="published (E, Han, Jentzen 2017): a cross-check to 1 %")

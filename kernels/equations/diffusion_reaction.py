@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, uniform_ball, uniform_sphere
+from kernels.contracts import BrownianMotion, Jet, SemilinearPDE, Solution, uniform_ball, uniform_sphere
 
 FREQUENCY = 0.1
 OFFSET = 1.6
@@ -28,10 +28,11 @@ def diffusion_reaction(dim: int) -> SemilinearPDE:
     def terminal(x: Tensor, /) -> Tensor:
         return solution(horizon, x)
 
-    def terminal_jet(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
+    def profile_jet(t: Tensor, x: Tensor, /) -> Jet:
         phase = FREQUENCY * x.sum(-1)
         wave = torch.sin(phase)
-        return OFFSET + wave, (FREQUENCY * torch.cos(phase))[:, None].expand_as(x), -(FREQUENCY**2) * dim * wave
+        gradient = (FREQUENCY * torch.cos(phase))[:, None].expand_as(x)
+        return Jet(OFFSET + wave, torch.zeros_like(t), gradient, -(FREQUENCY**2) * dim * wave)
 
     def driver(t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor:
         return (y - solution(t, x)).square().clamp_max(1.0)
@@ -46,7 +47,7 @@ def diffusion_reaction(dim: int) -> SemilinearPDE:
         law=BrownianMotion(),
         driver=driver,
         terminal=terminal,
-        terminal_jet=terminal_jet,
+        profile_jet=profile_jet,
         sample_points=uniform_ball(dim, horizon),
         boundary_points=uniform_sphere(dim, horizon),
         solution=Solution(value=value, source="closed form"),

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_box, uniform_box_boundary
+from kernels.contracts import BrownianMotion, Jet, SemilinearPDE, Solution, require_dim, uniform_box, uniform_box_boundary
 
 
 def linear_convection_diffusion(dim: int) -> SemilinearPDE:
@@ -22,8 +22,8 @@ def linear_convection_diffusion(dim: int) -> SemilinearPDE:
     def terminal(x: Tensor, /) -> Tensor:
         return x.sum(-1) + horizon
 
-    def terminal_jet(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
-        return terminal(x), torch.ones_like(x), torch.zeros_like(x[:, 0])
+    def profile_jet(t: Tensor, x: Tensor, /) -> Jet:
+        return Jet(terminal(x), torch.zeros_like(t), torch.ones_like(x), torch.zeros_like(t))
 
     def driver(t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor:
         return torch.zeros_like(y)
@@ -38,7 +38,7 @@ def linear_convection_diffusion(dim: int) -> SemilinearPDE:
         law=BrownianMotion(mu=-1.0 / dim, sigma=math.sqrt(2.0)),
         driver=driver,
         terminal=terminal,
-        terminal_jet=terminal_jet,
+        profile_jet=profile_jet,
         # f = 0 is convex as well: either bound is exact.
         curvature="concave",
         sample_points=uniform_box(dim, horizon, 0.5),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.contracts import (
     BrownianMotion,
+    Jet,
     Purpose,
     SemilinearPDE,
     Solution,
@@ -55,11 +56,15 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
     def terminal(x: Tensor, /) -> Tensor:
         return torch.log(0.5 * (1.0 + (x * apply_form(x)).sum(-1)))
 
-    def terminal_jet(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
+    def profile(t: Tensor, x: Tensor, /) -> Tensor:
+        return torch.log(0.5 * (1.0 + (x * apply_form(x)).sum(-1) + 2.0 * trace * (horizon - t)))
+
+    def profile_jet(t: Tensor, x: Tensor, /) -> Jet:
         ax = apply_form(x)
-        q = 1.0 + (x * ax).sum(-1)
+        q = 1.0 + (x * ax).sum(-1) + 2.0 * trace * (horizon - t)
         gradient = ax * (2.0 / q)[:, None]
-        return torch.log(0.5 * q), gradient, 2.0 * trace / q - gradient.square().sum(-1)
+        fall = 2.0 * trace / q
+        return Jet(torch.log(0.5 * q), -fall, gradient, fall - gradient.square().sum(-1))
 
     def driver(t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor:
         return -0.5 * strength * z.square().sum(-1)
@@ -101,9 +106,9 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
         law=law,
         driver=driver,
         terminal=terminal,
-        terminal_jet=terminal_jet,
+        profile=profile,
+        profile_jet=profile_jet,
         curvature="concave",
-        layer=float(dim),
         z_curvature=strength,
         sample_points=along_paths(dim, horizon, law) if isotropic else uniform_ball(dim, horizon),
         boundary_points=None if isotropic else uniform_sphere(dim, horizon),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, along_paths, require_dim
+from kernels.contracts import BrownianMotion, Jet, SemilinearPDE, Solution, along_paths, require_dim
 
 EXPONENT = 0.4
 
@@ -36,9 +36,10 @@ def quadratic_gradient(dim: int, *, horizon: float = 1.0) -> SemilinearPDE:
     def terminal(x: Tensor, /) -> Tensor:
         return psi(horizon, x)[0]
 
-    def terminal_jet(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
+    def profile_jet(t: Tensor, x: Tensor, /) -> Jet:
         value, first, second, square = psi(horizon, x)
-        return value, (2.0 / dim) * first[:, None] * x, 4.0 / dim * second * square + 2.0 * first
+        gradient = (2.0 / dim) * first[:, None] * x
+        return Jet(value, torch.zeros_like(t), gradient, 4.0 / dim * second * square + 2.0 * first)
 
     def driver(t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor:
         _, first, second, square = psi(t, x)
@@ -55,7 +56,7 @@ def quadratic_gradient(dim: int, *, horizon: float = 1.0) -> SemilinearPDE:
         law=law,
         driver=driver,
         terminal=terminal,
-        terminal_jet=terminal_jet,
+        profile_jet=profile_jet,
         curvature="convex",
         z_curvature=2.0,
         sample_points=along_paths(dim, horizon, law),

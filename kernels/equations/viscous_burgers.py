@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.contracts import BrownianMotion, SemilinearPDE, Solution, require_dim, uniform_box, uniform_box_boundary
+from kernels.contracts import BrownianMotion, Jet, SemilinearPDE, Solution, require_dim, uniform_box, uniform_box_boundary
 
 
 def viscous_burgers(dim: int, *, sigma: float = 0.25) -> SemilinearPDE:
@@ -24,10 +24,10 @@ def viscous_burgers(dim: int, *, sigma: float = 0.25) -> SemilinearPDE:
     def terminal(x: Tensor, /) -> Tensor:
         return torch.sigmoid(horizon + x.sum(-1))
 
-    def terminal_jet(x: Tensor, /) -> tuple[Tensor, Tensor, Tensor]:
+    def profile_jet(t: Tensor, x: Tensor, /) -> Jet:
         g = terminal(x)
         slope = g * (1.0 - g)
-        return g, slope[:, None].expand_as(x), dim * slope * (1.0 - 2.0 * g)
+        return Jet(g, torch.zeros_like(t), slope[:, None].expand_as(x), dim * slope * (1.0 - 2.0 * g))
 
     def driver(t: Tensor, x: Tensor, y: Tensor, z: Tensor, /) -> Tensor:
         return sigma * y * z.sum(-1)
@@ -42,7 +42,7 @@ def viscous_burgers(dim: int, *, sigma: float = 0.25) -> SemilinearPDE:
         law=BrownianMotion(mu=-(1.0 / dim + 0.5 * sigma**2), sigma=sigma),
         driver=driver,
         terminal=terminal,
-        terminal_jet=terminal_jet,
+        profile_jet=profile_jet,
         sample_points=uniform_box(dim, horizon, 0.5),
         boundary_points=uniform_box_boundary(dim, horizon, 0.5),
         solution=Solution(value=value, source="closed form"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from kernels.contracts import NORMAL_FLOP, Linearisable, SemilinearPDE, Surrogate
+from kernels.contracts import NORMAL_FLOP, SemilinearPDE, Surrogate
+from kernels.objectives._drift import Drift
 from kernels.streams import Stream
 
 
@@ -22,31 +21,25 @@ class PathLoss(nn.Module):
     alone u_t stays free along the path, and the residual there is large. Only gradients are
     needed. Times are graded quadratically towards T: s_k = T - (T-t)(1 - k/steps)^2.
 
-    A share ``drift`` of the paths moves by dX = (mu + sigma b) ds + sigma dW, b = f_z(u^) held over a
-    step, as those of the linearised equation do, and every second of them begins at the problem's
-    reference point; there (z^_j + z^_{j+1}).b_j ds/2 joins the martingale. Where |f_z| is large the
-    paths of the law alone never come where these go, and u^ would be free there. On these paths what
+    A share ``drift`` of the paths drifts by sigma b, b = f_z(u^) held over a step (``Drift``); there
+    (z^_j + z^_{j+1}).b_j ds/2 joins the martingale. On these paths what
     the trapezoidal rule adds to that of left ends has no gradient: at the left ends f_z.dz and b.dz
     cancel in it, and with them a noise that grows with f_z.
     """
 
     def __init__(self, problem: SemilinearPDE, surrogate: Surrogate, steps: int, drift: float) -> None:
         super().__init__()
-        self.problem, self.surrogate, self.steps, self.drift = problem, surrogate, steps, drift
+        self.problem, self.surrogate, self.steps, self.drift = problem, surrogate, steps, Drift(problem, surrogate, drift)
 
     def sample(self, paths: int, stream: Stream) -> tuple[Tensor, ...]:
         """Starts (paths,) and (paths, dim), standard normals (paths, steps, dim), and where some drift, which (paths,)."""
         problem = self.problem
         t, x = problem.sample_points(paths, stream)
-        moving = torch.arange(paths) < self._drifting(paths)
-        if self.drift > 0.0:
-            home = moving & (torch.arange(paths) % 2 == 0)
-            t, x = t.masked_fill(home, 0.0), x.masked_fill(home[:, None], problem.start)
         normals = torch.stack([stream.normal(*x.shape) for _ in range(self.steps)], 1)
-        return (t, x, normals, moving) if self.drift > 0.0 else (t, x, normals)
-
-    def _drifting(self, paths: int) -> int:
-        return math.ceil(self.drift * paths)
+        if self.drift.share == 0.0:
+            return t, x, normals
+        t, x, moving = self.drift.begin(t, x)
+        return t, x, normals, moving
 
     @torch.no_grad()
     def paths(
@@ -63,19 +56,12 @@ class PathLoss(nn.Module):
             s = problem.horizon - (problem.horizon - t) * (1.0 - k / self.steps) ** 2
             elapsed = s - times[-1]
             dw = elapsed.sqrt()[:, None] * normals[:, k - 1]
-            shift = self._slope(times[-1][rows], positions[-1][rows]) * elapsed[rows, None]
+            shift = self.drift.slope(times[-1][rows], positions[-1][rows]) * elapsed[rows, None]
             positions.append(problem.law.move(times[-1], positions[-1], elapsed, dw.index_add(0, rows, shift)))
             times.append(s)
             increments.append(dw)
             shifts.append(shift)
         return torch.stack(times, 1), torch.stack(positions, 1), torch.stack(increments, 1), torch.stack(shifts, 1)
-
-    def _slope(self, t: Tensor, x: Tensor) -> Tensor:
-        """f_z at u^ and z^."""
-        if not len(t):
-            return x
-        value, gradient = self.surrogate.value_and_gradient(t, x)
-        return Linearisable(self.problem.driver, t, x, value, self.problem.law.pull(t, x, gradient)).slopes()[1]
 
     def forward(
         self,
@@ -106,7 +92,7 @@ class PathLoss(nn.Module):
 
     def flop(self, paths: int) -> float:
         """Model FLOP of loss and gradient: three sweeps of value and gradient, one more for the drift, and the normals."""
-        rows, moved = paths * (self.steps + 1), self._drifting(paths) * self.steps
+        rows, moved = paths * (self.steps + 1), self.drift.rows(paths) * self.steps
         first_order, _ = self.surrogate.flop(None)
         driver = self.problem.costs().driver
         return 3.0 * rows * (first_order + driver) + moved * (first_order + 4.0 * driver) + rows * NORMAL_FLOP * self.problem.dim
@@ -120,6 +106,4 @@ def path(problem: SemilinearPDE, surrogate: Surrogate, *, steps: int = 8, drift:
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: a path needs at least one time step")
-    if not 0.0 <= drift <= 1.0:
-        raise ValueError(f"drift = {drift}: a share of the paths lies in [0, 1]")
     return PathLoss(problem, surrogate, steps, drift)

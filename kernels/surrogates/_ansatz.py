@@ -1,4 +1,4 @@
-"""What surrogates with the terminal condition built in share: u^(t, x) = g(x) + gate(t) N, and the jet of g."""
+"""What surrogates with the terminal condition built in share: u^(t, x) = p(t, x) + h(t) N, and the jet of the profile p."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.contracts import Paths, SemilinearPDE, Terminal, Vectors
+from kernels.contracts import Jet, Paths, PointwiseField, SemilinearPDE, Vectors
 from kernels.jets import STREAM_ROWS
 
 AUTODIFF_FLOP = 1000.0
@@ -22,42 +22,42 @@ def clock(problem: SemilinearPDE, t: Paths) -> tuple[Paths, Paths]:
     return torch.log(inner) / math.log1p(layer), -layer / (horizon * math.log1p(layer) * inner)
 
 
-def gate(problem: SemilinearPDE, h: Paths, h_t: Paths) -> tuple[Paths, Paths]:
-    """The factor before N and its time derivative: h, or 1 where g has kinks and a profile stands for it."""
-    return (h, h_t) if problem.profile is None else (torch.ones_like(h), torch.zeros_like(h))
+def profile(problem: SemilinearPDE, t: Paths, x: Vectors) -> Paths:
+    """The problem's profile, g where it has none."""
+    return problem.terminal(x) if problem.profile is None else problem.profile(t, x)
 
 
-def profile(problem: SemilinearPDE, x: Vectors) -> Paths:
-    """g, or the smooth function that stands for it."""
-    return (problem.profile or problem.terminal)(x)
-
-
-def profile_gradient(problem: SemilinearPDE, x: Vectors) -> tuple[Paths, Vectors]:
+def profile_gradient(problem: SemilinearPDE, t: Paths, x: Vectors) -> tuple[Paths, Vectors]:
     """The profile and its gradient, in closed form where the problem has one."""
-    if problem.terminal_jet is not None:
-        g, gradient, _ = problem.terminal_jet(x)
-        return g, gradient
+    if problem.profile_jet is not None:
+        jet = problem.profile_jet(t, x)
+        return jet.value, jet.gradient
     if problem.hessian_form is not None:
-        g, gradient, *_ = problem.hessian_form(x)
-        return g, gradient
+        p, _, gradient, *_ = problem.hessian_form(t, x)
+        return p, gradient
+    p, _, gradient = _first_order(problem, t, x)
+    return p, gradient
+
+
+def _first_order(problem: SemilinearPDE, t: Paths, x: Vectors) -> tuple[Paths, Paths, Vectors]:
+    """The profile, its t-derivative and its gradient by automatic differentiation."""
     with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        g = profile(problem, leaf)
-        (gradient,) = torch.autograd.grad(g.sum(), leaf)
-    return g.detach(), gradient
+        time, place = t.detach().requires_grad_(), x.detach().requires_grad_()
+        p = profile(problem, time, place)
+        dt, gradient = torch.autograd.grad(p.sum(), (time, place), allow_unused=True, materialize_grads=True)
+    return p.detach(), dt, gradient
 
 
-def profile_laplacian(problem: SemilinearPDE, x: Vectors, directions: Tensor | None) -> tuple[Paths, Vectors, Paths]:
-    """The profile, its gradient, and sum_k d_k.Hess d_k over ``directions``."""
+def profile_laplacian(problem: SemilinearPDE, t: Paths, x: Vectors, directions: Tensor | None) -> Jet:
+    """The profile with its derivatives, the second one sum_k d_k.Hess d_k over ``directions``."""
     # Along signs of an isotropic law the exact Laplacian is what its samples have for a mean.
-    if problem.terminal_jet is not None and problem.law.isotropic:
-        return problem.terminal_jet(x)
+    if problem.profile_jet is not None and problem.law.isotropic:
+        return problem.profile_jet(t, x)
     if problem.hessian_form is not None:
-        g, gradient, diagonal, c, v = problem.hessian_form(x)
-        return g, gradient, _along(diagonal, c, v, directions)
-    g, gradient = profile_gradient(problem, x)
-    function = problem.profile or problem.terminal
-    return g, gradient, curvature_by_autodiff(function, x, directions)
+        p, dt, gradient, diagonal, c, v = problem.hessian_form(t, x)
+        return Jet(p, dt, gradient, _along(diagonal, c, v, directions))
+    p, dt, gradient = _first_order(problem, t, x)
+    return Jet(p, dt, gradient, curvature_by_autodiff(lambda t, x: profile(problem, t, x), t, x, directions))
 
 
 def _along(diagonal: Vectors, c: Paths, v: Vectors, directions: Tensor | None) -> Paths:
@@ -71,8 +71,8 @@ def _along(diagonal: Vectors, c: Paths, v: Vectors, directions: Tensor | None) -
     return (directions.square().sum(1) * diagonal).sum(-1) + c * projected.square().sum(-1)
 
 
-def curvature_by_autodiff(function: Terminal, x: Vectors, directions: Tensor | None) -> Paths:
-    """sum_k d_k.Hess d_k of a function of x, (paths,), by reverse mode twice, all directions of a few rows at once."""
+def curvature_by_autodiff(function: PointwiseField, t: Paths, x: Vectors, directions: Tensor | None) -> Paths:
+    """sum_k d_k.Hess d_k in x of a function of (t, x), (paths,), by reverse mode twice, all directions of a few rows at once."""
     count = directions.shape[1] if directions is not None else x.shape[1]
     at_once = max(1, STREAM_ROWS // count)
     parts = []
@@ -86,7 +86,8 @@ def curvature_by_autodiff(function: Terminal, x: Vectors, directions: Tensor | N
             along = directions[i : i + at_once]
         with torch.enable_grad():
             points = rows.detach().repeat_interleave(count, 0).requires_grad_()
-            (gradient,) = torch.autograd.grad(function(points).sum(), points, create_graph=True)
+            times = t[i : i + at_once].repeat_interleave(count, 0)
+            (gradient,) = torch.autograd.grad(function(times, points).sum(), points, create_graph=True)
             slope = (gradient * along.flatten(0, 1)).sum(-1)
             # A function that is linear in x has a gradient without a second derivative.
             second = torch.zeros_like(points)
@@ -98,6 +99,6 @@ def curvature_by_autodiff(function: Terminal, x: Vectors, directions: Tensor | N
 
 def profile_flop(problem: SemilinearPDE, probes: int | None) -> float:
     """Model FLOP of one row of ``profile_laplacian``: nothing to speak of in closed form."""
-    if problem.hessian_form is not None or (problem.terminal_jet is not None and problem.law.isotropic):
+    if problem.hessian_form is not None or (problem.profile_jet is not None and problem.law.isotropic):
         return 0.0
     return AUTODIFF_FLOP * problem.dim * (problem.dim if probes is None else probes)

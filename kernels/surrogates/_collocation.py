@@ -42,28 +42,20 @@ class Fit:
 
 
 class Collocation:
-    """Where the PDE is observed; rho, the size of its residual where u^ = g.
+    """Where the PDE is observed; rho, the size of its residual where u^ = g, the profile.
 
     Points lie at uniform times along paths from the evaluation law, where a correction goes, and
     every START_EVERY-th at the start of one: paths alone leave early times, of probability ~ t^2,
-    to luck. Where u^ does not equal g at T by construction, it is observed there too, at path ends.
+    to luck.
     """
 
     def __init__(self, problem: SemilinearPDE, points: int, stream: Stream) -> None:
         self.problem, self.points = problem, points
         self.rows, self.held_out = (self._visited(n, stream) for n in (COLLOCATION * points, HELD_OUT))
-        self.end: Rows | None = None
-        miss = 0.0
-        if problem.profile is not None:
-            t, x = problem.sample_points(points, stream)
-            x, _ = problem.law.travel(t, x, problem.horizon - t, stream)
-            self.end = Rows(problem, torch.full_like(t, problem.horizon).double(), x.double(), None, second=False)
-            self.terminal = problem.terminal(self.end.x)
-            miss = float((self.end.g - self.terminal).square().mean())
-        r, _, _ = self.linearised(self.rows, Jet(self.rows.g, torch.zeros_like(self.rows.t), self.rows.grad_g, self.rows.lap_g))
-        self.rho = math.sqrt(float(r.square().mean()) + miss / problem.horizon**2)
+        r, _, _ = self.linearised(self.rows, self.rows.g)
+        self.rho = math.sqrt(float(r.square().mean()))
         if not math.isfinite(self.rho):
-            raise ValueError(f"the residual of g has mean square {self.rho}: g and f should be finite where paths go")
+            raise ValueError(f"the residual of the profile has mean square {self.rho}: g and f should be finite where paths go")
 
     def _visited(self, n: int, stream: Stream) -> Rows:
         t, x = self.problem.sample_points(n, stream)
@@ -105,7 +97,7 @@ def independent(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gauss_newton(seen: Collocation, kernel: Kernel, nugget: float, iterations: int) -> Fit:
-    """min_c mean r^2/rho^2 + mean (u^ - g)^2(T)/(rho T)^2 + nugget c.K c/(rho T)^2, from c = 0.
+    """min_c mean r^2/rho^2 + nugget c.K c/(rho T)^2, from c = 0.
 
     Solved in a = L^T c, for which c.K c = |a|^2, over centres independent to rounding. A step that
     raises the loss is halved; the iteration ends where none lowers it, or by less than TOLERANCE.
@@ -116,9 +108,7 @@ def gauss_newton(seen: Collocation, kernel: Kernel, nugget: float, iterations: i
     kernel = replace(kernel, centres=kernel.centres[kept])
     inside = Basis(kernel, seen.rows)
     operator = inside.linear_operator(seen.factor)
-    end = None if seen.end is None else Basis(kernel, seen.end)
     scale = 1.0 / (seen.rho * math.sqrt(len(seen.rows.t)))
-    end_scale = 1.0 / (seen.rho * seen.problem.horizon * math.sqrt(seen.points))
     weight = nugget / (seen.rho * seen.problem.horizon) ** 2
 
     def coefficients(a: Tensor) -> Tensor:
@@ -128,8 +118,6 @@ def gauss_newton(seen: Collocation, kernel: Kernel, nugget: float, iterations: i
         c = coefficients(a)
         r, f_y, w = seen.linearised(seen.rows, inside.jet(c))
         misfit = scale * r
-        if end is not None:
-            misfit = torch.cat((misfit, end_scale * (end.jet(c, second=False).value - seen.terminal)))
         return float(misfit.square().sum() + weight * a.square().sum()), misfit, f_y, w
 
     a = torch.zeros(len(kept), dtype=torch.float64)
@@ -137,8 +125,6 @@ def gauss_newton(seen: Collocation, kernel: Kernel, nugget: float, iterations: i
     losses = [loss]
     for _ in range(iterations):
         slope = scale * (operator + inside.first_order(f_y, w))
-        if end is not None:
-            slope = torch.cat((slope, end_scale * end.k))
         slope = torch.linalg.solve_triangular(root.T, slope, upper=True, left=False)
         normal = slope.T @ slope
         normal.diagonal().add_(weight)

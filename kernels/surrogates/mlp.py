@@ -12,29 +12,30 @@ from torch import Tensor, nn
 from kernels.contracts import Jet, Paths, SemilinearPDE, Vectors
 from kernels.jets import STREAM_ROWS, jet_in_parts, network_gradient, network_laplacian, network_value, reverse_sweep
 from kernels.streams import Purpose, Stream
-from kernels.surrogates._ansatz import clock, gate, profile, profile_flop, profile_gradient, profile_laplacian
+from kernels.surrogates._ansatz import clock, profile, profile_flop, profile_gradient, profile_laplacian
 
 NORMALISATION_POINTS = 4096
 
 SHARES = 0.25, 0.1, 0.25
-"""Standard deviation of the parts of h (at 1), x and g(x) in a first pre-activation before training.
+"""Standard deviation of the parts of h (at 1), x and p(t, x) in a first pre-activation before training.
 
-u follows (t, g(x)) first; with equal weights d coordinates would drown these two, and training
-would begin by unlearning x. Larger weights of h and g(x) make for rougher residuals."""
+u follows (t, p) first; with equal weights d coordinates would drown these two, and training
+would begin by unlearning x. Larger weights of h and p make for rougher residuals."""
 
 MAX_PARAMETERS = 500_000_000
 """Two gigabytes of weights, and six times that while training."""
 
 
 class MLP(nn.Module):
-    """u^(t, x) = g(x) + s h(t) N(h(t), (x - m)/c, (g(x) - g0)/s), N a tanh network.
+    """u^(t, x) = p(t, x) + s h(t) N(h(t), (x - m)/c, (p(t, x) - g0)/s), N a tanh network.
 
-    h = log(1 + l (T-t)/T) / log(1 + l) vanishes at T, so that u^(T, .) = g whatever the
-    parameters; l is the problem's ``layer``. The scales m, c, g0, s are the means and standard
-    deviations of x and g(x) along the problem's own paths, from ``seed``. Where g has kinks, the
-    problem's smooth profile stands for g and the factor h(t) before N is left out: what u^ misses
-    at T is for training to learn and for a correction to sample.
+    p is the problem's profile, g itself where it has none, and g at T. h = log(1 + l (T-t)/T) / log(1 + l)
+    vanishes at T, so that u^(T, .) = g whatever the parameters; l is the problem's ``layer``. The
+    scales m, c, g0, s are the means and standard deviations of x and g(x) along the problem's own
+    paths, from ``seed``; p varies less than g, but what u adds to it may not.
     """
+
+    meets_terminal = True
 
     mean: Tensor
     spread: Tensor
@@ -44,7 +45,6 @@ class MLP(nn.Module):
     def __init__(self, problem: SemilinearPDE, *, seed: int, width: int, depth: int) -> None:
         super().__init__()
         self.problem = problem
-        self.meets_terminal = problem.profile is None
         sizes = [problem.dim + 2, *[width] * depth, 1]
         generator = torch.Generator().manual_seed(Stream(seed, Purpose.INITIALISATION).integer(2**31))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
@@ -64,7 +64,7 @@ class MLP(nn.Module):
         elapsed = (problem.horizon - t) * stream.uniform(t.shape[0])
         x, _ = problem.law.travel(t, x, elapsed, stream)
         with torch.no_grad():
-            g = profile(problem, x)
+            g = problem.terminal(x)
         self.register_buffer("mean", x.mean())
         self.register_buffer("spread", (x.var(0).mean() + 1e-12).sqrt())
         self.register_buffer("terminal_mean", g.mean())
@@ -74,63 +74,65 @@ class MLP(nn.Module):
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         return list(zip(self.weights, self.biases, strict=True))
 
-    def first(self, h: Paths, x: Vectors, g: Paths) -> Float[Tensor, "paths width"]:
+    def first(self, h: Paths, x: Vectors, p: Paths) -> Float[Tensor, "paths width"]:
         """First pre-activation, (paths, width)."""
         features = torch.cat(
             (
                 h[:, None],
                 (x - self.mean) / self.spread,
-                ((g - self.terminal_mean) / self.terminal_spread)[:, None],
+                ((p - self.terminal_mean) / self.terminal_spread)[:, None],
             ),
             dim=1,
         )
         return torch.addmm(self.biases[0], features, self.weights[0].T)
 
     def forward(self, t: Paths, x: Vectors) -> Paths:
-        g = profile(self.problem, x)
-        h, h_t = clock(self.problem, t)
-        return g + self.terminal_spread * gate(self.problem, h, h_t)[0] * network_value(self.layers, self.first(h, x, g))
+        p = profile(self.problem, t, x)
+        h, _ = clock(self.problem, t)
+        return p + self.terminal_spread * h * network_value(self.layers, self.first(h, x, p))
 
     def value_and_gradient(self, t: Paths, x: Vectors) -> tuple[Paths, Vectors]:
-        g, grad_g = profile_gradient(self.problem, x)
-        h, h_t = clock(self.problem, t)
-        n, delta = network_gradient(self.layers, self.first(h, x, g))
+        p, grad_p = profile_gradient(self.problem, t, x)
+        h, _ = clock(self.problem, t)
+        n, delta = network_gradient(self.layers, self.first(h, x, p))
         inputs = delta @ self.weights[0]
-        scale = (self.terminal_spread * gate(self.problem, h, h_t)[0])[:, None]
-        grad_n = inputs[:, 1:-1] / self.spread + inputs[:, -1:] / self.terminal_spread * grad_g
-        return g + scale[:, 0] * n, grad_g + scale * grad_n
+        scale = (self.terminal_spread * h)[:, None]
+        grad_n = inputs[:, 1:-1] / self.spread + inputs[:, -1:] / self.terminal_spread * grad_p
+        return p + scale[:, 0] * n, grad_p + scale * grad_n
 
     def jet(self, t: Paths, x: Vectors, directions: Tensor | None) -> Jet:
         count = self.problem.dim if directions is None or directions.ndim == 2 else directions.shape[1]
         return jet_in_parts(self._jet, t, x, directions, max(1, STREAM_ROWS // (count + 3)))
 
     def _jet(self, t: Paths, x: Vectors, directions: Tensor | None) -> Jet:
-        g, grad_g, lap_g = profile_laplacian(self.problem, x, directions)
+        p = profile_laplacian(self.problem, t, x, directions)
         h, h_t = clock(self.problem, t)
-        first, layers = self.first(h, x, g), self.layers
-        w_h, w_x, w_g = self.weights[0].split((1, self.problem.dim, 1), dim=1)
-        w_h, w_x, w_g = w_h.T, w_x.T / self.spread, w_g.T / self.terminal_spread
-        head = first[:, None], (lap_g[:, None] * w_g)[:, None]
+        first, layers = self.first(h, x, p.value), self.layers
+        w_h, w_x, w_p = self.weights[0].split((1, self.problem.dim, 1), dim=1)
+        w_h, w_x, w_p = w_h.T, w_x.T / self.spread, w_p.T / self.terminal_spread
+        head = first[:, None], (p.laplacian[:, None] * w_p)[:, None]
         if directions is None:
-            tangents = torch.addcmul(w_x, grad_g[:, :, None], w_g)
-            streams = torch.cat((*head, w_h.expand(t.shape[0], 1, -1), tangents), dim=1)
+            tangents = torch.addcmul(w_x, p.gradient[:, :, None], w_p)
+            # Along the clock, on which the profile moves by p_t/h_t.
+            streams = torch.cat((*head, torch.addcmul(w_h, (p.dt / h_t)[:, None], w_p)[:, None], tangents), dim=1)
             out, _ = network_laplacian(layers, streams, extra=1)
             n_h, grad_n = out[:, 2], out[:, 3:]
         else:
             if directions.ndim == 2:
-                tangents = directions[:, :, None] * torch.addcmul(w_x, grad_g[:, :, None], w_g)
+                tangents = directions[:, :, None] * torch.addcmul(w_x, p.gradient[:, :, None], w_p)
             else:
-                tangents = torch.addcmul(directions @ w_x, torch.bmm(directions, grad_g[:, :, None]), w_g)
+                tangents = torch.addcmul(directions @ w_x, torch.bmm(directions, p.gradient[:, :, None]), w_p)
             out, slopes = network_laplacian(layers, torch.cat((*head, tangents), dim=1))
-            inputs = reverse_sweep(layers, slopes) @ torch.cat((w_h, w_x, w_g)).T
-            n_h, grad_n = inputs[:, 0], inputs[:, 1:-1] + inputs[:, -1:] * grad_g
+            inputs = reverse_sweep(layers, slopes) @ torch.cat((w_h, w_x, w_p)).T
+            n_h = inputs[:, 0] + inputs[:, -1] * (p.dt / h_t)
+            grad_n = inputs[:, 1:-1] + inputs[:, -1:] * p.gradient
         n, lap_n = out[:, 0], out[:, 1]
-        s, (factor, factor_t) = self.terminal_spread, gate(self.problem, h, h_t)
+        s = self.terminal_spread
         return Jet(
-            value=g + s * factor * n,
-            dt=s * (factor_t * n + factor * h_t * n_h),
-            gradient=grad_g + (s * factor)[:, None] * grad_n,
-            laplacian=lap_g + s * factor * lap_n,
+            value=p.value + s * h * n,
+            dt=p.dt + s * (h_t * n + h * h_t * n_h),
+            gradient=p.gradient + (s * h)[:, None] * grad_n,
+            laplacian=p.laplacian + s * h * lap_n,
         )
 
     def flop(self, probes: int | None) -> tuple[float, float]:
@@ -144,7 +146,7 @@ class MLP(nn.Module):
 
 
 def mlp(problem: SemilinearPDE, *, seed: int, width: int = 128, depth: int = 4) -> MLP:
-    """tanh network of ``depth`` hidden layers of ``width`` units; a smooth g is met exactly at T.
+    """tanh network of ``depth`` hidden layers of ``width`` units; g is met exactly at T.
 
     :param width: units of a hidden layer, at least 1
     :param depth: number of hidden layers, at least 1

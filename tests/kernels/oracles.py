@@ -339,8 +339,9 @@ def manufactured(problem: SemilinearPDE) -> Manufactured:
         name=f"manufactured {problem.name}",
         driver=driver,
         terminal=lambda x: exact.value(torch.full_like(x[:, 0], problem.horizon), x).to(x),
-        terminal_jet=None,
         profile=None,
+        profile_jet=None,
+        hessian_form=None,
         solution=Solution(value=exact.value, source="manufactured"),
     )
     return Manufactured(made, u, c, m, size)

@@ -15,6 +15,7 @@ from torch import Tensor
 from kernels.contracts import Linearisable, SemilinearPDE
 from kernels.defect import residual
 from kernels.streams import Stream
+from kernels.surrogates._ansatz import profile
 
 DIMS = (2, 5, 20)
 
@@ -102,9 +103,9 @@ def functions_of(problem: SemilinearPDE) -> dict[str, tuple[Callable[..., Any], 
         "sigma": (problem.law.pull, (t, x, z)),
     }
     if problem.profile is not None:
-        found["profile"] = problem.profile, (x,)
-    if problem.terminal_jet is not None:
-        found["terminal jet"] = problem.terminal_jet, (x,)
+        found["profile"] = problem.profile, (t, x)
+    if (jet := problem.profile_jet) is not None:
+        found["profile jet"] = lambda t, x: tuple(vars(jet(t, x)).values()), (t, x)
     if problem.solution is not None:
         found["solution"] = problem.solution.value, (t, x)
         if problem.solution.gradient is not None:
@@ -117,13 +118,22 @@ def test_values_do_not_depend_on_the_batch_a_row_stands_in(problem: SemilinearPD
         assert row_by_row(function, *arguments), name
 
 
-def test_the_terminal_jet_equals_automatic_differentiation(problem: SemilinearPDE) -> None:
-    if problem.terminal_jet is None:
-        pytest.skip(f"{problem.name} has no terminal jet in closed form")
+def test_the_jet_of_a_profile_equals_automatic_differentiation(problem: SemilinearPDE) -> None:
+    if problem.profile_jet is None:
+        pytest.skip(f"{problem.name} has no profile in closed form whose Laplacian is enough")
     t, x = points(problem)
-    oracle = literal_jet(lambda t, x: (problem.profile or problem.terminal)(x), t, x)
-    for ours, literal in zip(problem.terminal_jet(x), (oracle.value, oracle.gradient, oracle.laplacian), strict=True):
+    oracle = literal_jet(lambda t, x: profile(problem, t, x), t, x)
+    for ours, literal in zip(vars(problem.profile_jet(t, x)).values(), vars(oracle).values(), strict=True):
         torch.testing.assert_close(ours, literal, rtol=1e-10, atol=1e-10 * literal.abs().max().item())
+
+
+def test_a_profile_ends_in_the_terminal_condition_to_rounding(problem: SemilinearPDE) -> None:
+    if problem.profile is None:
+        pytest.skip(f"{problem.name} has no profile but its terminal condition")
+    t, x = points(problem)
+    end = torch.full_like(t, problem.horizon)
+    torch.testing.assert_close(problem.profile(end, x), problem.terminal(x), rtol=1e-13, atol=0.0)
+    assert not torch.allclose(problem.profile(0.5 * end, x), problem.terminal(x), rtol=1e-3)
 
 
 def test_points_come_from_the_stream_alone_and_lie_in_time(problem: SemilinearPDE) -> None:

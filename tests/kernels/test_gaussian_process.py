@@ -13,7 +13,7 @@ from torch import Tensor
 from kernels.contracts import Fitted, GeometricBrownianMotion, ItoDiffusion, Jet, SemilinearPDE, Solution, Surrogate
 from kernels.streams import Purpose, Stream
 from kernels.surrogates import _collocation
-from kernels.surrogates._ansatz import clock
+from kernels.surrogates._ansatz import clock, profile
 from kernels.surrogates._collocation import COLLOCATION, START_EVERY, independent
 from kernels.surrogates._gaussian_kernel import Basis, Kernel, Rows
 from kernels.surrogates.gaussian_process import GaussianProcess, gaussian_process
@@ -24,23 +24,6 @@ module = importlib.import_module("kernels.surrogates.gaussian_process")
 DIM = 4
 
 
-def kinked(dim: int) -> SemilinearPDE:
-    """Sine-Gordon with g = |x_1 - 0.2|, which has a kink; a smooth profile stands for it."""
-
-    def profile(x: Tensor, /) -> Tensor:
-        return (0.01 + (x[:, 0] - 0.2).square()).sqrt()
-
-    return replace(
-        equation("viscous_burgers", dim),
-        name="kinked",
-        driver=lambda t, x, y, z, /: torch.sin(y),
-        terminal=lambda x, /: (x[:, 0] - 0.2).abs(),
-        terminal_jet=None,
-        profile=profile,
-        solution=None,
-    )
-
-
 def problems() -> dict[str, SemilinearPDE]:
     burgers = equation("viscous_burgers", DIM)
 
@@ -49,8 +32,8 @@ def problems() -> dict[str, SemilinearPDE]:
 
     return {
         "closed form terminal": burgers,
-        "terminal by autodiff": replace(burgers, terminal_jet=None),
-        "kinked terminal": kinked(DIM),
+        "terminal by autodiff": replace(burgers, profile_jet=None),
+        "moving profile": equation("allen_cahn", DIM),
         "geometric": replace(burgers, law=GeometricBrownianMotion(mu=0.1, sigma=0.3)),
         "diffusion matrix": replace(burgers, law=ItoDiffusion(mu=lambda t, x, /: -x, sigma=sigma)),
     }
@@ -66,12 +49,12 @@ def literal(gp: GaussianProcess, t: Tensor, x: Tensor) -> Tensor:
     """g + gate sum_j c_j exp(-|p - p_j|^2/2), one centre at a time."""
     problem = gp.problem
     h, _ = clock(problem, t)
-    g = (problem.profile or problem.terminal)(x)
+    g = profile(problem, t, x)
     features = torch.cat((h[:, None], x, g[:, None]), dim=1) - gp.origin
     l_h, l_x, l_g = gp.lengths
     p = features / torch.cat((l_h[None], l_x.expand(problem.dim), l_g[None]))
     total = sum(c * torch.exp(-0.5 * (p - b).square().sum(1)) for c, b in zip(gp.coefficients, gp.centres, strict=True))
-    return g + (h if problem.profile is None else 1.0) * total
+    return g + h * total
 
 
 def points(problem: SemilinearPDE, n: int = 6) -> tuple[Tensor, Tensor]:
@@ -106,7 +89,7 @@ def test_the_jet_equals_nested_autograd_of_the_literal_sum_of_kernels(name: str)
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["geometric", "diffusion matrix", "kinked terminal"])
+@pytest.mark.parametrize("name", ["geometric", "diffusion matrix", "moving profile"])
 def test_second_derivatives_along_scaled_axes_and_along_vectors_equal_the_literal_hessian(name: str) -> None:
     problem = problems()[name]
     if problem.law.isotropic:
@@ -162,28 +145,18 @@ def observed_loss(gp: GaussianProcess, seed: int = 3) -> float:
         linear = jet.dt + mu * jet.gradient.sum(1) + 0.5 * sigma**2 * jet.laplacian
         return linear + problem.driver(t, x, jet.value, sigma * jet.gradient)
 
-    def profile(t: Tensor, x: Tensor) -> Tensor:
-        return (problem.profile or problem.terminal)(x)
-
     t, x = (a.double() for a in visited(COLLOCATION * gp.points))
     visited(1024)
-    miss, miss_of_profile = torch.zeros(1), torch.zeros(1)
-    if problem.profile is not None:
-        start, end = problem.sample_points(gp.points, stream)
-        end = problem.law.travel(start, end, problem.horizon - start, stream)[0].double()
-        final = torch.full_like(end[:, 0], problem.horizon)
-        miss = literal(gp, final, end) - problem.terminal(end)
-        miss_of_profile = profile(final, end) - problem.terminal(end)
-    scale = residual(profile, t, x).square().mean() + (miss_of_profile / problem.horizon).square().mean()
+    scale = residual(lambda t, x: profile(problem, t, x), t, x).square().mean()
     used = gp.coefficients != 0.0
     b, c = gp.centres[used], gp.coefficients[used]
     norm = c @ torch.exp(-0.5 * torch.cdist(b, b, compute_mode="donot_use_mm_for_euclid_dist").square()) @ c
     loss = residual(lambda t, x: literal(gp, t, x), t, x).square().mean()
-    loss = loss + (miss / problem.horizon).square().mean() + gp.nugget * norm / problem.horizon**2
+    loss = loss + gp.nugget * norm / problem.horizon**2
     return float(loss / scale)
 
 
-@pytest.mark.parametrize("name", ["closed form terminal", "kinked terminal"])
+@pytest.mark.parametrize("name", ["closed form terminal", "moving profile"])
 def test_the_coefficients_solve_the_collocation_equations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss is the literal one, and its slope is 0: planted, coefficients a hundredth off.
 
@@ -243,20 +216,13 @@ def test_the_pde_holds_between_the_points_where_it_was_imposed() -> None:
     assert (problem.terminal(x) - truth).norm() / truth.norm() > 0.05, "g alone is no solution"
 
 
-def test_the_terminal_condition_is_met_where_it_is_smooth_and_learned_where_it_has_kinks() -> None:
+def test_the_terminal_condition_is_met() -> None:
     problem = problems()["closed form terminal"]
     gp = fitted(problem)
     x = points(problem)[1].float()
     end = torch.full_like(x[:, 0], problem.horizon)
     assert gp.meets_terminal
     torch.testing.assert_close(gp.value_and_gradient(end, x)[0], problem.terminal(x), rtol=0.0, atol=1e-7)
-    problem = kinked(DIM)
-    gp = fitted(problem, points=150, length_scale=1.0)
-    _, x = problem.sample_points(300, Stream(8, 0))
-    end = torch.full_like(x[:, 0], problem.horizon)
-    g, smooth = problem.terminal(x), problem.profile(x)  # type: ignore[misc]
-    assert not gp.meets_terminal
-    assert (gp.value_and_gradient(end, x)[0] - g).norm() < 0.8 * (smooth - g).norm()
 
 
 def test_a_fit_never_sees_the_solution() -> None:
@@ -291,9 +257,9 @@ def test_before_its_fit_it_is_the_terminal_condition() -> None:
     problem = equation("viscous_burgers", DIM)
     t, x = problem.sample_points(5, Stream(4, 0))
     value, gradient = gaussian_process(problem, seed=0, points=8).value_and_gradient(t, x)
-    assert problem.terminal_jet is not None
-    torch.testing.assert_close(value, problem.terminal_jet(x)[0])
-    torch.testing.assert_close(gradient, problem.terminal_jet(x)[1])
+    assert problem.profile_jet is not None
+    torch.testing.assert_close(value, problem.profile_jet(t, x).value)
+    torch.testing.assert_close(gradient, problem.profile_jet(t, x).gradient)
 
 
 def test_a_mean_that_solves_the_pde_is_left_as_it_is() -> None:
@@ -301,7 +267,7 @@ def test_a_mean_that_solves_the_pde_is_left_as_it_is() -> None:
     flat = replace(
         problem,
         terminal=lambda x, /: torch.full_like(x[:, 0], 2.0),
-        terminal_jet=lambda x, /: (torch.full_like(x[:, 0], 2.0), torch.zeros_like(x), torch.zeros_like(x[:, 0])),
+        profile_jet=lambda t, x, /: Jet(torch.full_like(t, 2.0), torch.zeros_like(t), torch.zeros_like(x), torch.zeros_like(t)),
     )
     gp = gaussian_process(flat, seed=0, points=10)
     assert gp.fit(Stream(0, 1)) == [0.0]

@@ -18,7 +18,7 @@ from kernels.contracts import GeometricBrownianMotion, SemilinearPDE
 from kernels.defect import residual
 from kernels.estimators.picard import picard
 from kernels.streams import Stream
-from kernels.surrogates._ansatz import curvature_by_autodiff
+from kernels.surrogates._ansatz import profile, profile_laplacian
 from kernels.surrogates.mlp import mlp
 
 EQUATIONS = sorted(m.name for m in pkgutil.iter_modules(kernels.equations.__path__) if not m.name.startswith("_"))
@@ -52,10 +52,10 @@ def test_a_solution_ends_in_the_terminal_condition_and_its_jet_is_right(name: st
     t, x = points(problem)
     end = torch.full_like(t, problem.horizon)
     torch.testing.assert_close(truth(problem)(end, x), problem.terminal(x), rtol=0, atol=1e-13)
-    assert problem.terminal_jet is not None and problem.law.isotropic
-    jet = Formula(lambda t, x: problem.terminal(x)).jet(t, x, None)
-    for ours, literal in zip(problem.terminal_jet(x), (jet.value, jet.gradient, jet.laplacian), strict=True):
-        torch.testing.assert_close(ours, literal, rtol=1e-10, atol=1e-12)
+    assert problem.profile_jet is not None and problem.law.isotropic
+    jet = Formula(lambda t, x: profile(problem, t, x)).jet(t, x, None)
+    for ours, literal in zip(vars(problem.profile_jet(t, x)).values(), vars(jet).values(), strict=True):
+        torch.testing.assert_close(ours, literal, rtol=1e-9, atol=1e-12)
 
 
 def test_quadratic_gradient_is_finite_around_its_cusp() -> None:
@@ -63,7 +63,7 @@ def test_quadratic_gradient_is_finite_around_its_cusp() -> None:
     t, x = torch.tensor([1.0, 1.0, 1.0 - 6e-8, 0.999]), torch.zeros(4, 100)
     x[1] = 1e-20
     assert problem.driver(t, x, torch.zeros(4), torch.ones(4, 100)).isfinite().all()
-    assert all(v.isfinite().all() for v in problem.terminal_jet(x))
+    assert all(v.isfinite().all() for v in vars(problem.profile_jet(t, x)).values())
     leaf = x.requires_grad_()
     (gradient,) = torch.autograd.grad(problem.terminal(leaf).sum(), leaf)
     assert gradient.isfinite().all()
@@ -208,37 +208,46 @@ def test_references_are_those_of_default_parameters_alone() -> None:
 
 @pytest.mark.parametrize("name", KINKED)
 @pytest.mark.parametrize("dim", [5, 20, 100, 160])
-def test_a_profile_is_near_its_terminal_condition(name: str, dim: int) -> None:
-    """E |profile - g| on the same 10 000 paths is below 1.5 % of E g (3 % in 5 dimensions, where E g of the option is smaller)."""
+def test_a_profile_tells_what_is_to_come_better_than_the_terminal_condition(name: str, dim: int) -> None:
+    """Halfway, E |profile - E[g(X_T) | X_t]| is below 40 % of the same with g in place of the profile: 2000 paths of 64 ends."""
     problem = equation(name, dim)
     assert problem.profile is not None
-    x = at_the_end(problem, 10_000)
-    apart = (problem.profile(x) - problem.terminal(x)).abs().mean().item()
-    assert apart < (0.03 if dim == 5 else 0.015) * problem.terminal(x).mean().item()
+    t, x, stream = torch.full((2000,), 0.5 * problem.horizon), torch.full((2000, dim), problem.start), Stream(21, 1)
+    x, _ = problem.law.travel(torch.zeros_like(t), x, t, stream)
+    ends, _ = problem.law.travel(*(v.repeat_interleave(64, 0) for v in (t, x, t)), stream)
+    to_come = problem.terminal(ends).reshape(-1, 64).mean(1)
+    ours, plain = ((v - to_come).abs().mean().item() for v in (problem.profile(t, x), problem.terminal(x)))
+    assert ours < 0.4 * plain
 
 
 @pytest.mark.parametrize("name", KINKED)
 @pytest.mark.parametrize("dim", [5, 100])
-def test_the_derivatives_of_a_profile_are_of_order_one_in_float32(name: str, dim: int) -> None:
-    """T times the second-order part of the generator, over the spread of X_T: at most (max_i x_i/x0)^2/(2 * 5 %), where g has a jump."""
+def test_the_residual_of_a_profile_grows_no_faster_than_the_arcsine_law_has_room_for_and_survives_float32(
+    name: str, dim: int
+) -> None:
+    """sqrt(T - t) times its linear part, over the spread of X_T: below 1 down to the last time that float32 knows, and at T."""
     problem = equation(name, dim)
-    assert problem.profile is not None
-    t, x = problem.sample_points(64, Stream(21, 2))
-    directions, factor = problem.law.directions(t, x, None)
-    unit = 0.5 * factor * math.sqrt(problem.horizon) / (problem.law.sigma * problem.start)
-    curvature = unit * curvature_by_autodiff(problem.profile, x, directions)
-    assert curvature.abs().mean() < 5.0 and (curvature.abs() <= 10.0 * (x.amax(-1) / problem.start).square()).all()
-    exact = unit * curvature_by_autodiff(problem.profile, x.double(), directions.double())
-    torch.testing.assert_close(curvature.double(), exact, rtol=1e-3, atol=1e-3)
+    left = torch.tensor([0.5, 1e-2, 1e-4, 1e-6, 1e-7, 0.0]).repeat_interleave(64) * problem.horizon
+    _, x = problem.sample_points(len(left), Stream(21, 2))
+
+    def scaled(t: Tensor, x: Tensor) -> Tensor:
+        directions, factor = problem.law.directions(t, x, None)
+        jet = profile_laplacian(problem, t, x, directions)
+        linear = jet.dt + problem.law.advect(t, x, jet.gradient) + 0.5 * factor * jet.laplacian
+        return linear * left.to(t).clamp_min(1e-7).sqrt() / (problem.law.sigma * problem.start)
+
+    t = problem.horizon - left
+    single, double = scaled(t, x), scaled(t.double(), x.double())
+    assert (single.abs() < 1.0).all()
+    torch.testing.assert_close(single.double(), double, rtol=0.0, atol=0.05)
 
 
 @pytest.mark.parametrize("name", [*KINKED, "black_scholes"])
 def test_a_network_on_a_geometric_problem_has_a_finite_residual(name: str) -> None:
     problem = equation(name, 8)
-    assert problem.terminal_jet is None
+    assert problem.profile_jet is None
     t, x = problem.sample_points(32, Stream(21, 3))
     surrogate = mlp(problem, seed=0, width=8, depth=1)
-    assert surrogate.meets_terminal is (name == "black_scholes")
     assert residual(problem, surrogate, t, x).isfinite().all()
 
 
@@ -269,7 +278,7 @@ def test_a_value_does_not_depend_on_the_batch_its_row_stands_in(name: str) -> No
         if problem.solution.gradient is not None:
             functions.append(lambda i: problem.solution.gradient(t[i], x[i]))
     if problem.profile is not None:
-        functions.append(lambda i: problem.profile(x[i]))
+        functions.append(lambda i: problem.profile(t[i], x[i]))
     for function in functions:
         whole = function(slice(None))
         rtol = 1e-13 if whole.dtype == torch.float64 else 1e-6

@@ -217,10 +217,50 @@ def test_a_batch_of_blocks_has_the_loss_of_its_blocks_whatever_drifts() -> None:
     torch.testing.assert_close(both, torch.stack([objective(*block) for block in blocks]).mean())
 
 
+@pytest.mark.parametrize("make", [path, residual])
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
-def test_a_share_of_drifting_paths_outside_zero_and_one_is_refused(share: float) -> None:
+def test_a_share_of_drifting_paths_outside_zero_and_one_is_refused(make: Any, share: float) -> None:
     with pytest.raises(ValueError, match=r"drift = .*\[0, 1\]"):
-        path(burgers(), Zero(), drift=share)
+        make(burgers(), Zero(), drift=share)
+
+
+class Constant(Zero):
+    """grad u^ = a everywhere: f_z of lqg is -strength sqrt(2) a, and paths drift by -2 strength a."""
+
+    def value_and_gradient(self, t: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return 0.5 * x.sum(-1), torch.full_like(x, 0.5)
+
+
+@pytest.mark.parametrize("times", ["uniform", "arcsine"])
+def test_points_of_the_residual_loss_drift_for_as_long_as_they_travel(times: Any) -> None:
+    """With a constant drift -2 a the Euler steps are exact: X_s - x + 2 a (s - t) is normal of variance 2 (s - t).
+
+    Half of 4000 paths drift, half of those from the reference point. Means and variances of their 3 coordinates, 4 s.e.;
+    planted: no drift at all, which is off by 0.3 in the mean.
+    """
+    problem = dataclasses.replace(equation("lqg", 3), start=2.0)
+    objective = residual(problem, Constant(), times=times, drift=0.5)
+    t, x, elapsed, weight, moving, normals = objective.sample(4000, Stream(2, 2))
+    assert moving.tolist() == [True] * 2000 + [False] * 2000
+    assert (x[:2000:2] == 2.0).all() and (t[:2000:2] == 0.0).all() and (x[1:2000:2].norm(dim=1) <= 1.0 + 1e-5).all()
+    s, y = objective._moved(t, x, elapsed, moving, normals)
+    torch.testing.assert_close(s, t + elapsed)
+    assert y[2000:].equal(x[2000:])
+    noise = ((y - x + elapsed[:, None]) / (2.0 * elapsed[:, None]).sqrt())[:2000]
+    assert abs(noise.mean().item()) < 4.0 / math.sqrt(6000) and abs(noise.var().item() - 1.0) < 4.0 * math.sqrt(2.0 / 6000)
+    still = ((y - x) / (2.0 * elapsed[:, None]).sqrt())[:2000]
+    assert still.mean().item() < -0.3
+    assert (weight == 1.0).all() if times == "uniform" else (weight.mean() - 1.0).abs() < 0.1
+
+
+def test_the_exact_solution_has_no_residual_where_paths_drift_and_another_has() -> None:
+    problem = equation("quadratic_gradient", 3)
+    for surrogate, most in ((exact(problem), 1e-16), (perturbed(problem, 0.3), math.inf)):
+        objective = residual(problem, surrogate, drift=0.7)
+        t, x, elapsed, weight, moving, normals = objective.sample(50, Stream(3, 1))
+        batch = (t.double(), x.double(), elapsed.double(), weight.double(), moving, normals.double())
+        assert objective(*batch).item() <= most
+        assert objective(*batch).item() > 1e-6 or most < 1.0
 
 
 def test_a_surrogate_without_time_derivative_is_seen_by_the_residual_loss() -> None:
