@@ -201,7 +201,8 @@ class SemilinearPDE:
     carries what is known of how diffusion smoothes g. ``profile_jet`` is it with its derivatives;
     ``hessian_form`` the same for laws whose sigma is not one number, which need more of the Hessian than its trace. ``curvature`` says whether f is "concave" or "convex" in
     (y, z) jointly, which is what two-sided bounds need; ``z_curvature`` is a kappa with
-    |f(z + zeta) - f(z) - f_z(z).zeta| <= kappa |zeta|^2 / 2 for an f free of y, and ``pieces`` are the
+    |f(z + zeta) - f(z) - f_z(z).zeta| <= kappa |zeta|^2 / 2 for an f free of y, ``quadratic`` a q with which
+    that difference is q |zeta|^2 / 2, and ``pieces`` are the
     affine functions p y + q sum_i z_i + c, as triples (p, q, c), whose maximum (convex) or minimum
     (concave) f is. ``zero_terminal`` says that g = 0 identically, as for the defect of a surrogate
     with g built in. ``local`` replaces ``driver`` where the driver is itself expensive, as a defect's
@@ -226,6 +227,7 @@ class SemilinearPDE:
     zero_terminal: bool = False
     curvature: Literal["concave", "convex"] | None = None
     z_curvature: float | None = None
+    quadratic: float | None = None
     pieces: tuple[tuple[float, float, float], ...] = ()
     layer: float = 3.0
     local: LocalDriverFactory | None = None

@@ -37,7 +37,7 @@ PILOT_DRAWS = 64
 ESTIMATORS: tuple[dict[str, Any], ...] = (
     {"name": "linearised", "times": 4, "steps": 1},
     {"name": "linearised", "times": 1, "steps": 1},
-    {"name": "linearised", "times": 4, "steps": 8},
+    {"name": "linearised", "times": 16, "steps": 2},
     {"name": "telescoped", "steps": 8},
 )
 """What ``estimator: auto`` chooses from; the first is taken unless another is clearly better."""

@@ -110,6 +110,7 @@ def lqg(dim: int, *, strength: float = 1.0, isotropic: bool = False, coefficient
         profile_jet=profile_jet,
         curvature="concave",
         z_curvature=strength,
+        quadratic=-strength,
         sample_points=along_paths(dim, horizon, law) if isotropic else uniform_ball(dim, horizon),
         boundary_points=None if isotropic else uniform_sphere(dim, horizon),
         solution=Solution(

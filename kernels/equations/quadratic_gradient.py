@@ -59,6 +59,7 @@ def quadratic_gradient(dim: int, *, horizon: float = 1.0) -> SemilinearPDE:
         profile_jet=profile_jet,
         curvature="convex",
         z_curvature=2.0,
+        quadratic=2.0,
         sample_points=along_paths(dim, horizon, law),
         solution=Solution(value=value, source="closed form"),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from kernels.contracts import NORMAL_FLOP, LocalDriver, Paths, Positions, SemilinearPDE, Times, Vectors
+from kernels.estimators._cumulants import cumulant, cumulant_flop
 from kernels.estimators._linear_path import LinearPath
 from kernels.random_times import arcsine_times
 from kernels.streams import Stream
@@ -106,11 +107,18 @@ class Local:
         return y, y[:, None] * weight()
 
 
-def remainder(problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, steps: int, stream: Stream) -> Paths:
-    """``draws`` draws a point of E int D F ds at a random time (REMAINDER), or of the bias that is left (HIGHER_ORDER).
+def remainder(
+    problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, times: int, steps: int, stream: Stream
+) -> Paths:
+    """``draws`` draws a point of E int D F ds (REMAINDER), or of the bias that is left (HIGHER_ORDER): (points x draws,).
 
-    The path to that time takes ``steps`` Euler steps; returns (points x draws,).
+    At one random time, to which the path takes ``times`` x ``steps`` Euler steps; where F = q |z|^2/2, as the
+    second cumulant of what a path gathers at ``times`` random times, ``steps`` apart, and minus the third.
     """
+    if problem.quadratic is not None:
+        sign, order = (1.0, 2) if term == REMAINDER else (-1.0, 3)
+        return sign * cumulant(problem, t, x, order, draws, times, steps, stream)
+    steps = times * steps
     slopes = problem.at(t, x, stream, with_source=False).slopes()
     path = LinearPath(problem, *(v.repeat_interleave(draws, 0) for v in (t, x, *slopes)))
     (elapsed,), (density,) = arcsine_times(problem.horizon - path.s, 1.0 - stream.uniform(1, len(path.s)))
@@ -124,13 +132,15 @@ def remainder(problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: 
     return -2.0 * weight * here.product(a, (y + y_unfrozen, z + z_unfrozen))
 
 
-def remainder_flop(problem: SemilinearPDE, term: str, draws: int, steps: int) -> float:
+def remainder_flop(problem: SemilinearPDE, term: str, draws: int, times: int, steps: int) -> float:
     """Expected model FLOP of ``draws`` draws of either at one point."""
+    if problem.quadratic is not None:
+        return cumulant_flop(problem, 2 if term == REMAINDER else 3, draws, times, steps)
     cost = problem.costs()
     normals = NORMAL_FLOP * problem.dim
     ends = 0.0 if problem.zero_terminal else 1.0
     inner = cost.source + normals + ends * (normals + 2.0 * cost.terminal)
-    each = steps * (cost.driver + normals) + INNER * inner
+    each = times * steps * (cost.driver + normals) + INNER * inner
     if term == REMAINDER:
         each += INNER * inner
     else:
@@ -139,6 +149,6 @@ def remainder_flop(problem: SemilinearPDE, term: str, draws: int, steps: int) ->
     return cost.driver + draws * each
 
 
-def remainder_rows(draws: int, steps: int) -> int:
-    """Largest batch of (t, x) alive at once for ``draws`` draws of either at one point."""
-    return draws * (max(steps, INNER) + 1)
+def remainder_rows(draws: int, times: int, steps: int) -> int:
+    """Largest batch of (t, x) alive at once for ``draws`` draws of either at one point, about."""
+    return draws * (max(times * steps, INNER) + 1)

@@ -40,11 +40,13 @@ class Linearised:
     remainder   Adds E int D F(v, z) ds, F(v, z) = f(v, z) - f(0, 0) - f_y v - f_z z, as
                 [F(a + b) - F(a - b)]/4 with two independent inner estimates a, b of (v, z), means
                 of a few draws by one random time each, the drift frozen and the Bismut-Elworthy-Li weight: unbiased where
-                F is quadratic.
+                F is quadratic. Where F = q |z|^2/2 it is q/2 times the variance of what a path gathers
+                (Ito's isometry), without any weight.
 
     What is left is the bias "higher order": for a quadratic F to leading order -2 E int D B(v, c) ds,
     B the bilinear form of F and c what an inner estimate misses, its own remainder and the freezing of
-    its drift. A cubic part of F adds another error of third order in v, which is not sampled.
+    its drift; for F = q |z|^2/2 the next cumulant, -q^2/6 k_3. A cubic part of F adds another error of third
+    order in v, which is not sampled.
 
     For a problem with f(., 0, 0) = 0 and without a surrogate this is a first-order expansion in f,
     and the bias says how poor that is. Source: science of the defect, arXiv 2504.16172, with one
@@ -61,7 +63,7 @@ class Linearised:
     @torch.no_grad()
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
         if term in (REMAINDER, HIGHER_ORDER):
-            return remainder(problem, t, x, term, draws, self.times * self.steps, stream).reshape(-1, draws)
+            return remainder(problem, t, x, term, draws, self.times, self.steps, stream).reshape(-1, draws)
         slopes = problem.at(t, x, stream, with_source=False).slopes()
         start = [v.repeat_interleave(draws, 0) for v in (t, x, *slopes)]
         if term == "time step":
@@ -107,7 +109,7 @@ class Linearised:
 
     def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
         if term in (REMAINDER, HIGHER_ORDER):
-            return remainder_flop(problem, term, draws, self.times * self.steps)
+            return remainder_flop(problem, term, draws, self.times, self.steps)
         cost = problem.costs()
         normals = NORMAL_FLOP * problem.dim
         gaps = self.times + (0.0 if problem.zero_terminal else 1.0)
@@ -126,7 +128,7 @@ class Linearised:
 
     def rows(self, term: str, draws: int) -> int:
         if term in (REMAINDER, HIGHER_ORDER):
-            return remainder_rows(draws, self.times * self.steps)
+            return remainder_rows(draws, self.times, self.steps)
         return draws * ({"linear": 1, "time step": 4}[term] * self.steps + 1)
 
 

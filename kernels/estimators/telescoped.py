@@ -63,7 +63,7 @@ class Telescoped:
     @torch.no_grad()
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
         if term in (REMAINDER, HIGHER_ORDER):
-            return remainder(problem, t, x, term, draws, self.steps, stream).reshape(-1, draws)
+            return remainder(problem, t, x, term, draws, self.steps, 1, stream).reshape(-1, draws)
         weights = COMBINATIONS[term]
         start = _hold(problem, t, x, stream).repeated(draws)
         paths = [_Path(problem, start, martingale=len(weights) == 1) for _ in weights]
@@ -82,7 +82,7 @@ class Telescoped:
 
     def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
         if term in (REMAINDER, HIGHER_ORDER):
-            return remainder_flop(problem, term, draws, self.steps)
+            return remainder_flop(problem, term, draws, self.steps, 1)
         known = problem.known
         look = problem.costs().source if known is None else problem.costs().driver
         end = (problem if known is None else known.problem).costs().terminal
@@ -92,7 +92,7 @@ class Telescoped:
 
     def rows(self, term: str, draws: int) -> int:
         if term in (REMAINDER, HIGHER_ORDER):
-            return remainder_rows(draws, self.steps)
+            return remainder_rows(draws, self.steps, 1)
         return draws * 2 ** len(COMBINATIONS[term])
 
 
