@@ -37,7 +37,7 @@ PILOT_DRAWS = 64
 ESTIMATORS: tuple[dict[str, Any], ...] = (
     {"name": "linearised", "times": 4, "steps": 1},
     {"name": "linearised", "times": 1, "steps": 1},
-    {"name": "linearised", "times": 16, "steps": 2},
+    {"name": "linearised", "times": 16, "steps": 1},
     {"name": "telescoped", "steps": 8},
 )
 """What ``estimator: auto`` chooses from; the first is taken unless another is clearly better."""
@@ -154,6 +154,8 @@ def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...]
 def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points.
 
+    The estimator is chosen first, then its Laplacian, then its variance reduction.
+
     What a bias is sure to be counts against AIM of u. An optional term is printed as a bias instead
     of summed where its noise is too dear, as the remainder's is for a surrogate whose gradient is poor.
     """
@@ -179,17 +181,12 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
         assert champion is not None
         return champion
 
+    found = best([Candidate(e, laplacians[0], pairs[0]) for e in estimators])
     # A telescoped estimate takes no second derivatives: one Laplacian stands for all.
-    first = best(
-        [
-            Candidate(e, laplacian, pairs[0])
-            for e in estimators
-            for laplacian in (laplacians[:1] if e["name"] == "telescoped" else laplacians)
-        ]
-    )
-    if len(pairs) > 1:
-        first = best([replace(first, pairs=pair, printed=()) for pair in pairs[1:]], first)
-    return Plan(first, tuple(tried), seconds=time.perf_counter() - began)
+    if found.estimator["name"] != "telescoped":
+        found = best([replace(found, laplacian=laplacian, printed=()) for laplacian in laplacians[1:]], found)
+    found = best([replace(found, pairs=pair, printed=()) for pair in pairs[1:]], found)
+    return Plan(found, tuple(tried), seconds=time.perf_counter() - began)
 
 
 def _file(folder: RunFolder) -> Path:
