@@ -260,9 +260,17 @@ def compare(
             if rate.slope is not None:
                 text = f"{equation}, {method}: relative L2 falls as (training samples + paths)^({rate.slope})"
                 console.print(text, markup=False, soft_wrap=True)
+    for label, summary in found:
+        for method in ("linear", "mlp", "scasml"):
+            if (within := comparison.inference_rate(summary, method)) is not None:
+                text = f"{label}, {method}: relative L2 falls as FLOP^({within}) within the run"
+                console.print(text, markup=False, soft_wrap=True)
+        if (gain := comparison.merit_gain(summary)) is not None:
+            text = f"{label}: plain MLP takes {gain:,.1f} times the core seconds for the same standard error"
+            console.print(text, markup=False, soft_wrap=True)
     for pair in paired:
-        ratio = pair.ratio("rel_l2")
-        console.print(f"{pair.label}: published error over ours {'-' if ratio is None else f'{ratio:.1f}'}", markup=False)
+        gains = ", ".join(f"{norm} {'-' if (r := pair.ratio(norm)) is None else f'{r:,.1f}'}" for norm in comparison.NORMS)
+        console.print(f"{pair.label}: published error over ours: {gains}", markup=False, soft_wrap=True)
     if out is not None:
         check_writable(out, "--out")
         for file in comparison.save(out, summaries, paired):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,36 +75,71 @@ def pairs(summaries: Sequence[Summary], figures: Mapping[tuple[str, str, int], M
     return out
 
 
-def markdown(found: Sequence[Pair]) -> str:
-    """The table of published and our relative L2 errors, with the ratios in all norms."""
-    lines = [
-        "| problem | f dropped | surrogate: published | ours | MLP: published | ours | corrected: published | ours | 95 % of ours, "
-        "without the truth | L2 ratio | L-inf ratio | L1 ratio | coverage |",
-        "|" + "---|" * 13,
-    ]
+def _grid(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2e}"
 
-    for pair in found:
-        methods = pair.ours["methods"]
-        ours = {name: methods.get(name, {}).get("rel_l2") for name in ("linear", "surrogate", "mlp", "scasml")}
-        scasml = methods["scasml"]
-        cells = [
+def _number(value: float | None, form: str = ".2e") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def published_table(found: Sequence[Pair]) -> str:
+    """Relative L2 errors, ours before the published ones, and published over ours after correction in all norms."""
+
+    def row(pair: Pair) -> list[str]:
+        ours = {name: methods.get("rel_l2") for name, methods in pair.ours["methods"].items()}
+        coverage = pair.ours["methods"]["scasml"]["coverage"]
+        return [
             pair.label,
-            number(ours["linear"]),
-            number(pair.published["l2_sr"]),
-            number(ours["surrogate"]),
-            number(pair.published["l2_mlp"]),
-            number(ours["mlp"]),
-            number(pair.published["l2_scasml"]),
-            number(ours["scasml"]),
-            f"{number(scasml['rel_l2_low'])} to {number(scasml['rel_l2_high'])}",
-            *("-" if (r := pair.ratio(norm)) is None else f"{r:.0f}" for norm in NORMS),
-            "-" if scasml["coverage"] is None else f"{100 * scasml['coverage']:.1f} %",
+            _number(ours.get("linear")),
+            *(f"{_number(ours.get(n))} ({pair.published[f'l2_{k}']:.1e})" for n, k in (("surrogate", "sr"), ("mlp", "mlp"))),
+            f"**{_number(ours['scasml'])}** ({pair.published['l2_scasml']:.1e})",
+            *(_number(pair.ratio(norm), ",.0f") for norm in NORMS),
+            "-" if coverage is None else f"{100 * coverage:.1f} %",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+
+    titles = ["equation, surrogate", "f dropped", "surrogate", "MLP", "corrected", "L2 gain", "L∞ gain", "L1 gain", "coverage"]
+    return _grid(titles, map(row, found))
+
+
+def merit_gain(summary: Summary) -> float | None:
+    """Figure of merit of plain MLP over that of the corrected value: how many times more core seconds it takes for one standard error."""
+    ours, plain = (summary["methods"].get(name, {}).get("merit") for name in ("scasml", "mlp"))
+    return plain / ours if ours and plain else None
+
+
+def reference_table(summaries: Sequence[Summary]) -> str:
+    """Runs at one point each: relative errors against the reference with what is known of them, and what they cost."""
+
+    def row(summary: Summary) -> list[str]:
+        methods = summary["methods"]
+        ours = methods["scasml"]
+        return [
+            equation(summary),
+            *(_number(methods.get(name, {}).get("rel_l2"), ".1e") for name in ("linear", "surrogate", "mlp")),
+            f"**{_number(ours['rel_l2'], '.1e')}**",
+            *(_number(v, ".1e") for v in (ours["rel_se"], ours["bias_estimate"], summary.get("reference_rel_se"))),
+            f"{summary['stages']['train']['seconds']:.0f}",
+            f"{summary['stages']['correct']['seconds']:.1f}",
+            _number(ours["merit"], ".1e"),
+            _number(merit_gain(summary), ",.0f"),
+        ]
+
+    titles = ["equation", "f dropped", "surrogate", "MLP", "corrected", "its s.e.", "its bias", "s.e. of the reference"]
+    titles += ["training s", "correction s", "s.e.² × core s", "MLP's over it"]
+    return _grid(titles, map(row, summaries))
+
+
+def inference_rate(summary: Summary, method: str) -> Slope | None:
+    """The rate of a method's error in its own FLOP within one run, over every doubling of its draws; one point alone has none.
+
+    Each size holds the draws of the one before: the interval takes no notice of that.
+    """
+    if summary["points"] == 1:
+        return None
+    trace = [p for p in summary["methods"].get(method, {}).get("trace", []) if p["rel_l2"]]
+    return slope([p["flop"] for p in trace], [p["rel_l2"] for p in trace])
 
 
 def ratio_figure(found: Sequence[Pair]) -> Figure:
@@ -221,8 +256,10 @@ def save(folder: Path, summaries: Sequence[Summary], found: Sequence[Pair]) -> l
     }
     written["comparison.json"] = (json.dumps(data, indent=2, allow_nan=False) + "\n").encode()
     if found:
-        written["published.md"] = markdown(found).encode()
+        written["published.md"] = published_table(found).encode()
         written["published.png"] = png(ratio_figure(found))
+    if alone := [s for s in summaries if s["points"] == 1]:
+        written["references.md"] = reference_table(alone).encode()
     if fitted:
         written["rates.png"] = png(rate_figure(fitted))
     for name, content in written.items():

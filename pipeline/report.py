@@ -198,6 +198,7 @@ class Report:
                         "flop": m.flop,
                         "paths": m.paths,
                         "detail": m.detail,
+                        "trace": [{"flop": flop, "rel_l2": error} for flop, error in m.trace],
                     }
                     for name, m in self.methods.items()
                 },
@@ -207,6 +208,7 @@ class Report:
                 "gradient": self._gradient_summary(),
                 "pilot": [{"candidate": str(c), "work": c.work} for c in self.plan.tried],
                 "reference": None if self.reference is None else self.reference_source,
+                "reference_rel_se": None if self.reference is None else self.reference_error / (rms(self.reference) or np.nan),
                 "tolerance_met": self.tolerance_met,
                 "resumed": self.resumed,
             }

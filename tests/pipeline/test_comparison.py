@@ -19,7 +19,7 @@ def summary(
     """What a finished run says of its correction, as far as a comparison looks."""
     job = {"problem": {"name": problem, "dim": dim, **options}, "surrogate": {"name": "mlp"}, "training": training}
     methods = {"surrogate": {"rel_l2": 2.0 * error, "paths": None}, "scasml": {"rel_l2": error, "paths": paths}}
-    return {"job": job, "methods": methods}
+    return {"job": job, "methods": methods, "points": 100}
 
 
 def falling(*, factor: float = 1.0, **options: Any) -> list[dict[str, Any]]:
@@ -58,3 +58,41 @@ def test_rates_are_saved_by_equation_and_drawn(tmp_path: Path) -> None:
     assert [file.name for file in files] == ["comparison.json", "rates.png"]
     slopes = json.loads(files[0].read_text())["slopes"]
     assert slopes["lqg (dim 40)"]["scasml"]["value"] == pytest.approx(-0.5)
+
+
+def test_errors_within_a_run_have_a_rate_in_flop_and_those_of_one_point_none() -> None:
+    run = summary()
+    run["methods"]["scasml"]["trace"] = [{"flop": 4.0**n, "rel_l2": 2.0**-n} for n in range(5)]
+    found = comparison.inference_rate(run, "scasml")
+    assert found is not None and found.value == pytest.approx(-0.5) and found.half_width < 1e-6
+    assert comparison.inference_rate({**run, "points": 1}, "scasml") is None
+    assert comparison.inference_rate(run, "surrogate") is None
+
+
+def at_one_point() -> dict[str, Any]:
+    figures = {"rel_se": 1e-4, "bias_estimate": None, "merit": 2e-8, "paths": 1000}
+    methods = {"surrogate": {"rel_l2": 1e-2}, "mlp": {"rel_l2": 3e-3, "merit": 5e-6}, "scasml": {"rel_l2": 2e-4, **figures}}
+    stages = {"train": {"seconds": 14.2}, "correct": {"seconds": 3.3}}
+    return summary() | {"methods": methods, "points": 1, "stages": stages, "reference_rel_se": 1e-5}
+
+
+def test_runs_at_one_point_are_set_beside_their_references(tmp_path: Path) -> None:
+    assert comparison.merit_gain(at_one_point()) == pytest.approx(250.0)
+    assert comparison.merit_gain(summary()) is None
+    files = comparison.save(tmp_path, [at_one_point(), summary()], [])
+    assert [file.name for file in files] == ["comparison.json", "references.md"]
+    *_, row = files[1].read_text().splitlines()
+    assert [c.strip() for c in row.strip("|").split("|")] == [
+        "lqg (dim 20)", "-", "1.0e-02", "3.0e-03", "**2.0e-04**", "1.0e-04", "-", "1.0e-05", "14", "3.3", "2.0e-08", "250"
+    ]  # fmt: skip
+
+
+def test_a_published_row_stands_beside_ours_with_the_gain_in_every_norm() -> None:
+    figures = {"l2_sr": 1e-1, "l2_mlp": 2e-1, "l2_scasml": 5e-2, "linf_scasml": 0.4, "l1_scasml": 0.3}
+    run = summary(error=1e-4)
+    run["methods"]["scasml"] |= {"linf": 2e-3, "l1": None, "coverage": 0.951}
+    (pair,) = comparison.pairs([run], {("lqg", "mlp", 20): figures, ("lqg", "mlp", 30): figures})
+    *_, row = comparison.published_table([pair]).splitlines()
+    assert [c.strip() for c in row.strip("|").split("|")] == [
+        "lqg, mlp, d = 20", "-", "2.00e-04 (1.0e-01)", "- (2.0e-01)", "**1.00e-04** (5.0e-02)", "500", "200", "-", "95.1 %"
+    ]  # fmt: skip
