@@ -71,7 +71,11 @@ def test_errors_within_a_run_have_a_rate_in_flop_and_those_of_one_point_none() -
 
 def at_one_point() -> dict[str, Any]:
     figures = {"rel_se": 1e-4, "bias_estimate": None, "merit": 2e-8, "paths": 1000}
-    methods = {"surrogate": {"rel_l2": 1e-2}, "mlp": {"rel_l2": 3e-3, "merit": 5e-6}, "scasml": {"rel_l2": 2e-4, **figures}}
+    methods = {
+        "surrogate": {"rel_l2": 1e-2, "paths": None},
+        "mlp": {"rel_l2": 3e-3, "merit": 5e-6, "paths": 10},
+        "scasml": {"rel_l2": 2e-4, **figures},
+    }
     stages = {"train": {"seconds": 14.2}, "correct": {"seconds": 3.3}}
     return summary() | {"methods": methods, "points": 1, "stages": stages, "reference_rel_se": 1e-5}
 
