@@ -33,6 +33,7 @@ from pipeline.progress import log
 
 PILOT_POINTS = 8
 PILOT_DRAWS = 64
+"""Draws at each of so many points; more where there are fewer: a few draws miss the tail of a refinement."""
 
 ESTIMATORS: tuple[dict[str, Any], ...] = (
     {"name": "linearised", "times": 4, "steps": 1},
@@ -162,14 +163,14 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     estimators, laplacians, pairs = allowed(job)
     began = time.perf_counter()
     rows = np.unique(np.linspace(0, len(t) - 1, PILOT_POINTS).astype(int))
-    t, x = t[rows], x[rows]
+    t, x, draws = t[rows], x[rows], PILOT_DRAWS * PILOT_POINTS // len(rows)
     scale = AIM * float(surrogate.value_and_gradient(t, x)[0].detach().square().mean().sqrt())
     tried: list[Candidate] = []
 
     def best(candidates: list[Candidate], champion: Candidate | None = None) -> Candidate:
         for candidate in candidates:
             estimator, problem = candidate.build(), candidate.problem(job, surrogate)
-            moments, work = measured(estimator, problem, t, x, (1, len(tried)), job.model.seed, PILOT_DRAWS)
+            moments, work = measured(estimator, problem, t, x, (1, len(tried)), job.model.seed, draws)
             printed = too_dear(estimator, moments, work)
             summed = unsummed(estimator, printed)
             cost = needed(summed, moments, work)

@@ -27,10 +27,17 @@ def black_scholes(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
     def terminal(x: Tensor, /) -> Tensor:
         return torch.log(0.5 * (1.0 + x.square().sum(-1)))
 
+    # The mean of X_T^2 is x^2 exp(rate (T - t)).
+    rate = 2.0 * law.mu + law.sigma**2
+
+    def profile(t: Tensor, x: Tensor, /) -> Tensor:
+        return torch.log(0.5 * (1.0 + torch.exp(rate * (horizon - t)) * x.square().sum(-1)))
+
     def hessian_form(t: Tensor, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        q = 1.0 + x.square().sum(-1)
-        diagonal = (2.0 / q)[:, None].expand_as(x)
-        return torch.log(0.5 * q), torch.zeros_like(t), 2.0 / q[:, None] * x, diagonal, -4.0 / q.square(), x
+        growth = torch.exp(rate * (horizon - t))
+        q = 1.0 + growth * x.square().sum(-1)
+        slope = 2.0 * growth / q
+        return torch.log(0.5 * q), rate * (1.0 / q - 1.0), slope[:, None] * x, slope[:, None].expand_as(x), -slope.square(), x
 
     known = dim == 100 and horizon == HORIZON
     return SemilinearPDE(
@@ -40,6 +47,7 @@ def black_scholes(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         law=law,
         driver=driver,
         terminal=terminal,
+        profile=profile,
         hessian_form=hessian_form,
         sample_points=along_paths(dim, horizon, law, START),
         start=START,

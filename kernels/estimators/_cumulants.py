@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,9 @@ from kernels.contracts import NORMAL_FLOP, Paths, Positions, SemilinearPDE, Time
 from kernels.estimators._linear_path import LinearPath
 from kernels.random_times import arcsine_times
 from kernels.streams import Stream
+
+FINEST = 64
+"""Euler steps of a path at least: no other term removes what the steps of a cumulant miss."""
 
 
 def copies(problem: SemilinearPDE, t: Paths, x: Tensor, count: int, times: int, steps: int, stream: Stream) -> Tensor:
@@ -39,6 +44,11 @@ def copies(problem: SemilinearPDE, t: Paths, x: Tensor, count: int, times: int, 
     return gathered
 
 
+def finer(order: int, times: int, steps: int) -> int:
+    """Euler steps between two random times."""
+    return max(steps, math.ceil(FINEST / (order * times)))
+
+
 def cumulant(
     problem: SemilinearPDE, t: Times, x: Positions, order: int, draws: int, times: int, steps: int, stream: Stream
 ) -> Paths:
@@ -51,7 +61,7 @@ def cumulant(
     q = problem.quadratic
     assert q is not None
     t, x = t.repeat_interleave(draws * order, 0), x.repeat_interleave(draws * order, 0)
-    r = copies(problem, t, x, order, times, steps, stream)
+    r = copies(problem, t, x, order, times, finer(order, times, steps), stream)
     if order == 2:
         a, b = r.unflatten(1, (-1, 2)).unbind(-1)
         return q / 4.0 * (a[0] - b[0]) * (a[1] - b[1])
@@ -61,7 +71,7 @@ def cumulant(
 
 def cumulant_flop(problem: SemilinearPDE, order: int, draws: int, times: int, steps: int) -> float:
     """Expected model FLOP of ``draws`` draws at one point."""
-    cost, visits = problem.costs(), order * times
+    cost, visits, steps = problem.costs(), order * times, finer(order, times, steps)
     gaps = visits + (0 if problem.zero_terminal else 1)
     path = gaps * ((steps - 1) * cost.driver + steps * NORMAL_FLOP * problem.dim) + visits * cost.source + cost.terminal
     return draws * order * (cost.driver + path)
