@@ -33,7 +33,8 @@ from pipeline.progress import log
 
 PILOT_POINTS = 8
 PILOT_DRAWS = 64
-"""Draws at each of so many points; more where there are fewer: a few draws miss the tail of a refinement."""
+"""Draws at each of so many points; up to MORE times as many where there are fewer: a few miss the tail of a refinement."""
+MORE = 4
 
 ESTIMATORS: tuple[dict[str, Any], ...] = (
     {"name": "linearised", "times": 4, "steps": 1},
@@ -163,7 +164,7 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     estimators, laplacians, pairs = allowed(job)
     began = time.perf_counter()
     rows = np.unique(np.linspace(0, len(t) - 1, PILOT_POINTS).astype(int))
-    t, x, draws = t[rows], x[rows], PILOT_DRAWS * PILOT_POINTS // len(rows)
+    t, x, draws = t[rows], x[rows], PILOT_DRAWS * min(MORE, PILOT_POINTS // len(rows))
     scale = AIM * float(surrogate.value_and_gradient(t, x)[0].detach().square().mean().sqrt())
     tried: list[Candidate] = []
 
