@@ -166,6 +166,11 @@ def solved(value: str) -> str:
     return source.replace("0.0 * y,", "0.0 * y, solution=u,")
 
 
+def profiled(value: str) -> str:
+    """The user's problem with a profile of theirs."""
+    return PDE.format(body="pass").replace("0.0 * y,", f"0.0 * y, profile=lambda t, x: {value},")
+
+
 @pytest.mark.parametrize(
     ("source", "named"),
     [
@@ -176,6 +181,9 @@ def solved(value: str) -> str:
         (PDE.format(body="pass").replace("def mine", "def yours"), ["problem.name", "no such function", "yours"]),
         (PDE.format(body="import torch; A = torch.ones(3, 2)").replace("0.0 * y", "0.0 * (x @ A).sum(-1)"), ["pde.py", "dtype"]),
         (PDE.format(body="import torch").replace("0.0 * y", "0.0 * y.float()"), ["driver returned torch.float32", "A.to(x)"]),
+        (profiled("x.sum(-1) + 1.0 + t"), ["profile is", "off the terminal condition at the horizon", "must equal g there"]),
+        (profiled("x + t[:, None]"), ["profile returned shape (4, 3)", "shape (4,)"]),
+        (profiled("x.sum(-1) / 0.0"), ["profile is", "off the terminal condition"]),
         (solved("1 / 0"), ["ZeroDivisionError", "pde.py"]),
         (solved("x"), ["solution.value returned shape (4, 3)", "shape (4,)"]),
         (PDE.format(body="open(__file__ + '.txt')"), ["pde.py", "without what lies beside it", "put into it"]),
@@ -198,9 +206,10 @@ def test_a_signal_while_a_users_file_runs_is_a_signal_and_not_its_fault(scasml: 
 
 
 def test_a_users_file_that_is_right_is_accepted(scasml: Callable[..., Any], job_file: Path) -> None:
-    (job_file.parent / "pde.py").write_text(PDE.format(body="pass"))
-    write(job_file, {"problem": {"file": "pde.py", "name": "mine", "dim": 3}})
-    assert scasml("check", job_file).status == 0
+    for source in (PDE.format(body="pass"), profiled("x.sum(-1) + 0.1 * (1.0 - t)")):
+        (job_file.parent / "pde.py").write_text(source)
+        write(job_file, {"problem": {"file": "pde.py", "name": "mine", "dim": 3}})
+        assert scasml("check", job_file).status == 0
 
 
 @pytest.mark.parametrize(
