@@ -21,8 +21,8 @@ CHUNK_FLOP = 1.5e9
 address: see FORMAT in pipeline/job.py before changing it."""
 
 LATER_SHARE = 0.25
-"""A chunk of a term that only removes a bias is this part of the base term's: it gets fewer draws. At one point it is as
-large: small ones are all overhead there."""
+"""A chunk of a term that only removes a bias is this part of the base term's: it gets fewer draws. At one point it takes as
+much work, for small ones are all overhead there."""
 
 CHUNK_PATHS = 4096
 """Most top-level draws of a chunk over its points: the smallest budget has to afford one of every term."""
@@ -70,11 +70,12 @@ class Layout:
         size = min(points, POINTS_PER_BLOCK)
         sizes = []
         for number, term in enumerate((*estimator.terms, *estimator.biases)):
-            share = 1.0 if number == 0 or size == 1 else LATER_SHARE
+            share = 1.0 if number == 0 else LATER_SHARE
+            work = (1.0 if size == 1 else share) * CHUNK_FLOP
             draws = MIN_COUPLED if number == 0 and coupled > 2 else MIN_DRAWS
             while (
                 2 * draws * size * estimator.rows(term, MIN_DRAWS) / MIN_DRAWS <= CHUNK_ROWS
-                and size * estimator.flop(problem, term, 2 * draws) <= share * CHUNK_FLOP
+                and size * estimator.flop(problem, term, 2 * draws) <= work
                 and size * 2 * draws * (coupled if number == 0 else 1) <= share * CHUNK_PATHS
             ):
                 draws *= 2

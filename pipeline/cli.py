@@ -247,11 +247,16 @@ def compare(
 
     found = []
     for path in runs:
+        if (path / "table.json").exists():
+            # The table of a sweep, which a pattern such as runs/name-* names beside the runs.
+            continue
         if path.is_dir() and not (path / "report.h5").exists():
             raise InputError(
                 f"'{path}' is not the folder of a finished run (no report.h5): finish it with `scasml run`, or name another"
             )
         found.append((path.resolve().name if path.is_dir() else path.resolve().parent.name, read_summary(path)))
+    if not found:
+        raise InputError(f"'{runs[0]}' is the table of a sweep: name its runs, as in runs/NAME-*")
     console.print(table(found, console.width))
     summaries = [summary for _, summary in found]
     paired = comparison.pairs(summaries, comparison.published(published)) if published is not None else []
@@ -266,7 +271,7 @@ def compare(
                 text = f"{label}, {method}: relative L2 falls as FLOP^({within}) within the run"
                 console.print(text, markup=False, soft_wrap=True)
         if (gain := comparison.merit_gain(summary)) is not None:
-            text = f"{label}: plain MLP takes {gain:,.1f} times the core seconds for the same standard error"
+            text = f"{label}: plain MLP takes {gain:,.1f} times the core seconds of correction for the same standard error"
             console.print(text, markup=False, soft_wrap=True)
     for pair in paired:
         gains = ", ".join(f"{norm} {'-' if (r := pair.ratio(norm)) is None else f'{r:,.1f}'}" for norm in comparison.NORMS)

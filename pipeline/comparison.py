@@ -104,7 +104,10 @@ def published_table(found: Sequence[Pair]) -> str:
 
 
 def merit_gain(summary: Summary) -> float | None:
-    """Figure of merit of plain MLP over that of the corrected value: how many times more core seconds it takes for one standard error."""
+    """Figure of merit of plain MLP over that of the correction: the core seconds it takes more for one standard error.
+
+    Training is left out on one side, and on the other what truncation leaves of MLP's bias.
+    """
     ours, plain = (summary["methods"].get(name, {}).get("merit") for name in ("scasml", "mlp"))
     return plain / ours if ours and plain else None
 
@@ -126,13 +129,13 @@ def reference_table(summaries: Sequence[Summary]) -> str:
             _number(merit_gain(summary), ",.0f"),
         ]
 
-    titles = ["equation", "f dropped", "surrogate", "MLP", "corrected", "its s.e.", "its bias", "s.e. of the reference"]
+    titles = ["equation", "f dropped", "surrogate", "MLP", "corrected", "its s.e.", "its bias", "reference to"]
     titles += ["training s", "correction s", "s.e.² × core s", "MLP's over it"]
     return _grid(titles, map(row, summaries))
 
 
 def inference_rate(summary: Summary, method: str) -> Slope | None:
-    """The rate of a method's error in its own FLOP within one run, over every doubling of its draws; one point alone has none.
+    """The rate of a method's error in its own FLOP within one run, over the rounds in which its draws grew; one point alone has none.
 
     Each size holds the draws of the one before: the interval takes no notice of that.
     """
@@ -252,6 +255,8 @@ def save(folder: Path, summaries: Sequence[Summary], found: Sequence[Pair]) -> l
             name: {method: None if rate.slope is None else asdict(rate.slope) for method, rate in methods.items()}
             for name, methods in found_rates.items()
         },
+        "merit_gains": [merit_gain(s) for s in summaries],
+        "inference_rates": [{m: asdict(r) for m in s["methods"] if (r := inference_rate(s, m)) is not None} for s in summaries],
         "ratios": {pair.label: {norm: pair.ratio(norm) for norm in NORMS} for pair in found},
     }
     written["comparison.json"] = (json.dumps(data, indent=2, allow_nan=False) + "\n").encode()

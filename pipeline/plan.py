@@ -184,7 +184,7 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
         return champion
 
     found = best([Candidate(e, laplacians[0], pairs[0]) for e in estimators])
-    # A telescoped estimate takes no second derivatives: one Laplacian stands for all.
+    # A telescoped estimate takes second derivatives in its remainder alone: one Laplacian stands for all.
     if found.estimator["name"] != "telescoped":
         found = best([replace(found, laplacian=laplacian, printed=()) for laplacian in laplacians[1:]], found)
     found = best([replace(found, pairs=pair, printed=()) for pair in pairs[1:]], found)

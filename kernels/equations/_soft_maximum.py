@@ -9,10 +9,6 @@ TEMPERATURE = 0.6
 """In standard deviations of what a coordinate has left to move: of two normals of equal means the expected larger one is
 0.81 log 2 above them, of a hundred the largest 0.54 log 100."""
 
-SOON = 1e-7
-"""Of the horizon: time left that derivatives are taken at. Below it single precision does not tell one time from the next,
-and they grow like 1/a."""
-
 
 def temperature(left: Tensor, spread: float) -> Tensor:
     """a = TEMPERATURE spread sqrt(T - t), (paths,), ``spread`` the standard deviation of a coordinate's noise in unit time.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.contracts import GeometricBrownianMotion, Reference, SemilinearPDE, along_paths, require_dim
-from kernels.equations._soft_maximum import SOON, soft_maximum, temperature
+from kernels.equations._soft_maximum import soft_maximum, temperature
 
 START = 100.0
 HORIZON = 1.0
@@ -44,7 +44,7 @@ def default_risk(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         return torch.exp(-soft_maximum(-x.log(), temperature(horizon - t, law.sigma))[0])
 
     def hessian_form(t: Tensor, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        left = (horizon - t).clamp_min(SOON * horizon)
+        left = horizon - t
         a = temperature(left, law.sigma)
         m, w, entropy = soft_maximum(-x.log(), a)
         p, v = torch.exp(-m), w / x

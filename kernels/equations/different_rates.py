@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.contracts import GeometricBrownianMotion, Reference, SemilinearPDE, along_paths, require_dim
-from kernels.equations._soft_maximum import SOON, soft_maximum, temperature
+from kernels.equations._soft_maximum import soft_maximum, temperature
 
 START = 100.0
 HORIZON = 0.5
@@ -57,8 +57,8 @@ def different_rates(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         return smoothed(t, x)[0]
 
     def hessian_form(t: Tensor, x: Tensor, /) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        left = (horizon - t).clamp_min(SOON * horizon)
-        value, heating, slope, curvature, m, w = smoothed(horizon - left, x)
+        left = horizon - t
+        value, heating, slope, curvature, m, w = smoothed(t, x)
         a, v = temperature(left, law.sigma), w / x
         steep = slope * m
         diagonal = (steep * (1.0 / a - 1.0))[:, None] * v / x

@@ -33,13 +33,15 @@ def copies(problem: SemilinearPDE, t: Paths, x: Tensor, count: int, times: int, 
     gaps = elapsed.diff(dim=0, prepend=torch.zeros_like(left)[None]).clamp_min(0.0)
     gathered = left.new_zeros(count, len(t))
     for i, gap in enumerate(gaps):
-        path.total = torch.zeros_like(left)
-        increments = (gap / steps).sqrt()[:, None] * stream.normal(steps, *x.shape)
+        path.total, h = torch.zeros_like(left), gap / steps
+        for _ in range(steps - 1):
+            path.advance(h, h.sqrt()[:, None] * stream.normal(1, *x.shape), stream, None)
+        increments = h.sqrt()[:, None] * stream.normal(1, *x.shape)
         if i < times * count:
-            path.advance(gap, increments, stream, 1.0 / (times * densities[i]))
+            path.advance(h, increments, stream, 1.0 / (times * densities[i]))
             gathered.scatter_add_(0, owners[i // count, i % count][None], path.total[None])
         else:
-            path.finish(gap, increments, stream)
+            path.finish(h, increments, stream)
             gathered += path.total
     return gathered
 
@@ -56,7 +58,8 @@ def cumulant(
 
     For f = q |z|^2/2 and what is linear in z, exp(q v) solves a linear equation: v = log E exp(q R)/q,
     the sum over n of these terms, the first of which the linearisation is (Hopf-Cole). A draw takes n independent paths
-    with n independent estimates of R on each: products of differences between paths, unbiased.
+    with n independent estimates of R on each: products of differences between paths, unbiased for paths of
+    that many Euler steps.
     """
     q = problem.quadratic
     assert q is not None

@@ -41,7 +41,7 @@ class Telescoped:
                 one, C/n, and never below 0 where f is concave in (y, z) and does not see (t, x).
     time step   2 (Y_2n - Y_n), on the same Brownian path, removes C/n (Richardson).
     remainder   What the linearisation leaves out; shared with the linearised estimator, and as there
-                a draw takes one or two residuals.
+                a draw takes residuals.
 
     Left are the biases "time step left", (4/3)(R_n - R_2n) to leading order for R_n = 2 Y_2n - Y_n =
     truth + C'/n^2, and "higher order" of the remainder. Both differences of resolutions go without
@@ -63,7 +63,7 @@ class Telescoped:
     @torch.no_grad()
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
         if term in (REMAINDER, HIGHER_ORDER):
-            return remainder(problem, t, x, term, draws, self.steps, 1, stream).reshape(-1, draws)
+            return remainder(problem, t, x, term, draws, 1, self.steps, stream).reshape(-1, draws)
         weights = COMBINATIONS[term]
         start = _hold(problem, t, x, stream).repeated(draws)
         paths = [_Path(problem, start, martingale=len(weights) == 1) for _ in weights]
@@ -82,7 +82,7 @@ class Telescoped:
 
     def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
         if term in (REMAINDER, HIGHER_ORDER):
-            return remainder_flop(problem, term, draws, self.steps, 1)
+            return remainder_flop(problem, term, draws, 1, self.steps)
         known = problem.known
         look = problem.costs().source if known is None else problem.costs().driver
         end = (problem if known is None else known.problem).costs().terminal
@@ -92,7 +92,7 @@ class Telescoped:
 
     def rows(self, term: str, draws: int) -> int:
         if term in (REMAINDER, HIGHER_ORDER):
-            return remainder_rows(draws, self.steps, 1)
+            return remainder_rows(draws, 1, self.steps)
         return draws * 2 ** len(COMBINATIONS[term])
 
 

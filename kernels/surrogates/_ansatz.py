@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,21 +23,39 @@ def clock(problem: SemilinearPDE, t: Paths) -> tuple[Paths, Paths]:
     return torch.log(inner) / math.log1p(layer), -layer / (horizon * math.log1p(layer) * inner)
 
 
+SOON = 2.5e-7
+"""Of the horizon: time left that derivatives of a profile are taken at. Single precision tells no earlier time from T,
+where they may be infinite."""
+
+
 def profile(problem: SemilinearPDE, t: Paths, x: Vectors) -> Paths:
     """The problem's profile, g where it has none."""
     return problem.terminal(x) if problem.profile is None else problem.profile(t, x)
 
 
+def _before(problem: SemilinearPDE, t: Paths) -> Paths:
+    """The times, or SOON before T where they come nearer."""
+    return t if problem.profile is None else t.clamp_max(problem.horizon * (1.0 - SOON))
+
+
+def _met(problem: SemilinearPDE, t: Paths, x: Vectors, p: Paths) -> Paths:
+    """The profile at the times themselves, ``p`` having been taken at those of ``_before``: g at T."""
+    if problem.profile is None or not bool((late := t > problem.horizon * (1.0 - SOON)).any()):
+        return p
+    return torch.where(late, profile(problem, t, x), p)
+
+
 def profile_gradient(problem: SemilinearPDE, t: Paths, x: Vectors) -> tuple[Paths, Vectors]:
     """The profile and its gradient, in closed form where the problem has one."""
+    before = _before(problem, t)
     if problem.profile_jet is not None:
-        jet = problem.profile_jet(t, x)
-        return jet.value, jet.gradient
-    if problem.hessian_form is not None:
-        p, _, gradient, *_ = problem.hessian_form(t, x)
-        return p, gradient
-    p, _, gradient = _first_order(problem, t, x)
-    return p, gradient
+        jet = problem.profile_jet(before, x)
+        p, gradient = jet.value, jet.gradient
+    elif problem.hessian_form is not None:
+        p, _, gradient, *_ = problem.hessian_form(before, x)
+    else:
+        p, _, gradient = _first_order(problem, before, x)
+    return _met(problem, t, x, p), gradient
 
 
 def _first_order(problem: SemilinearPDE, t: Paths, x: Vectors) -> tuple[Paths, Paths, Vectors]:
@@ -50,14 +69,18 @@ def _first_order(problem: SemilinearPDE, t: Paths, x: Vectors) -> tuple[Paths, P
 
 def profile_laplacian(problem: SemilinearPDE, t: Paths, x: Vectors, directions: Tensor | None) -> Jet:
     """The profile with its derivatives, the second one sum_k d_k.Hess d_k over ``directions``."""
+    before = _before(problem, t)
     # Along signs of an isotropic law the exact Laplacian is what its samples have for a mean.
     if problem.profile_jet is not None and problem.law.isotropic:
-        return problem.profile_jet(t, x)
-    if problem.hessian_form is not None:
-        p, dt, gradient, diagonal, c, v = problem.hessian_form(t, x)
-        return Jet(p, dt, gradient, _along(diagonal, c, v, directions))
-    p, dt, gradient = _first_order(problem, t, x)
-    return Jet(p, dt, gradient, curvature_by_autodiff(lambda t, x: profile(problem, t, x), t, x, directions))
+        jet = problem.profile_jet(before, x)
+    elif problem.hessian_form is not None:
+        p, dt, gradient, diagonal, c, v = problem.hessian_form(before, x)
+        jet = Jet(p, dt, gradient, _along(diagonal, c, v, directions))
+    else:
+        p, dt, gradient = _first_order(problem, before, x)
+        curvature = curvature_by_autodiff(lambda t, x: profile(problem, t, x), before, x, directions)
+        jet = Jet(p, dt, gradient, curvature)
+    return replace(jet, value=_met(problem, t, x, jet.value))
 
 
 def _along(diagonal: Vectors, c: Paths, v: Vectors, directions: Tensor | None) -> Paths:

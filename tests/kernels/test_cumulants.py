@@ -36,19 +36,31 @@ def draws(problem: SemilinearPDE, term: str, count: int = 12_000, seed: int = 3)
     return linearised(times=4, steps=4).sample(problem, T, X, term, count, Stream(seed, 0)).flatten()
 
 
+def test_cumulants_are_those_of_a_square_of_a_normal() -> None:
+    """f = -l |z|^2/2, g = c x_1^2, no surrogate: R = c X_1(T)^2 without time steps, k_2 = 2 (c s)^2 and k_3 = 8 (c s)^3, s = 2 T.
+
+    200 000 draws, 4 s.e., which are below a tenth of either; the bias of the wrong sign, or left out, is seen.
+    """
+    strength, c, count = 2.0, 0.3, 200_000
+    plain = equation("lqg", 1, isotropic=True, strength=strength)
+    problem = replace(plain, terminal=lambda x: c * x[:, 0].square(), profile=None, profile_jet=None, solution=None)
+    t, x, s = torch.zeros(1), torch.zeros(1, 1), 2.0 * problem.horizon
+    exact = {"remainder": -0.5 * strength * 2.0 * (c * s) ** 2, "higher order": -(strength**2) / 6.0 * 8.0 * (c * s) ** 3}
+    for term, truth in exact.items():
+        found = Mean.of(linearised(times=1).sample(problem, t, x, term, count, Stream(4, 0)))
+        assert abs(found.mean.item() - truth) < 4.0 * found.error.item() < 0.1 * abs(truth)
+        assert abs(found.mean.item() + truth) > 4.0 * found.error.item() < abs(found.mean.item())
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_each_cumulant_comes_closer_to_the_truth(name: str) -> None:
-    """Errors of v by one, two and three orders, each below half of the one before or within 4 s.e. of 0."""
+def test_the_second_cumulant_comes_closer_to_the_truth(name: str) -> None:
+    """The error of v by two orders is below half of that by one, which is far from 0."""
     problem, truth = rough(name)
     first = [Mean.of(draws(problem, term)[None]) for term in ("linear", "time step")]
-    value, error = sum(m.mean.item() for m in first), sum(m.error.item() ** 2 for m in first)
-    off = [abs(value - truth)]
-    for term, sign in (("remainder", 1.0), ("higher order", -1.0)):
-        more = Mean.of(draws(problem, term)[None])
-        value, error = value + sign * more.mean.item(), error + more.error.item() ** 2
-        off.append(abs(value - truth))
-        assert off[-1] < max(0.5 * off[-2], 4.0 * error**0.5)
-    assert off[0] > 4.0 * error**0.5
+    second = Mean.of(draws(problem, "remainder")[None])
+    value, error = sum(m.mean.item() for m in first), sum(m.error.item() ** 2 for m in first) ** 0.5
+    assert abs(value - truth) > 4.0 * error
+    assert abs(value + second.mean.item() - truth) < 0.5 * abs(value - truth)
 
 
 def test_the_second_cumulant_is_what_nested_estimates_find_with_less_noise() -> None:

@@ -171,6 +171,18 @@ def profiled(value: str) -> str:
     return PDE.format(body="pass").replace("0.0 * y,", f"0.0 * y, profile=lambda t, x: {value},")
 
 
+def with_jet(value: str, gradient: str = "torch.ones_like(x)", laplacian: str = "0.0 * t") -> str:
+    """The user's problem with derivatives of g by hand."""
+    body = "from kernels.contracts import Jet"
+    jet = f"profile_jet=lambda t, x: Jet({value}, 0.0 * t, {gradient}, {laplacian}),"
+    return PDE.format(body=body).replace("0.0 * y,", f"0.0 * y, {jet}")
+
+
+def quadratic(driver: str, q: float) -> str:
+    """The user's problem with a driver that is said to be quadratic in z."""
+    return PDE.format(body="pass").replace("0.0 * y,", f"{driver}, quadratic={q},")
+
+
 @pytest.mark.parametrize(
     ("source", "named"),
     [
@@ -184,6 +196,12 @@ def profiled(value: str) -> str:
         (profiled("x.sum(-1) + 1.0 + t"), ["profile is", "off the terminal condition at the horizon", "must equal g there"]),
         (profiled("x + t[:, None]"), ["profile returned shape (4, 3)", "shape (4,)"]),
         (profiled("x.sum(-1) / 0.0"), ["profile is", "off the terminal condition"]),
+        (PDE.format(body="pass").replace("0.0 * y,", "0.0 * y, profile=lambda x: x.sum(-1),"), ["profile fails", "takes (t, x)"]),
+        (with_jet("x.sum(-1) + 1.0"), ["profile_jet: its value is 1.00e+00 off that of g", "leave profile_jet out"]),
+        (with_jet("x.sum(-1)", gradient="2.0 * torch.ones_like(x)"), ["profile_jet: its gradient is 1.00e+00 off"]),
+        (with_jet("x.sum(-1)", laplacian="0.0 * t + 2.0"), ["profile_jet: its laplacian is 2.00e+00 off"]),
+        (quadratic("z.square().sum(-1)", 1.0), ["quadratic = 1.0", "leave it out"]),
+        (quadratic("z.square().sum(-1) + y", 2.0), ["quadratic = 2.0", "free of y"]),
         (solved("1 / 0"), ["ZeroDivisionError", "pde.py"]),
         (solved("x"), ["solution.value returned shape (4, 3)", "shape (4,)"]),
         (PDE.format(body="open(__file__ + '.txt')"), ["pde.py", "without what lies beside it", "put into it"]),
@@ -206,7 +224,12 @@ def test_a_signal_while_a_users_file_runs_is_a_signal_and_not_its_fault(scasml: 
 
 
 def test_a_users_file_that_is_right_is_accepted(scasml: Callable[..., Any], job_file: Path) -> None:
-    for source in (PDE.format(body="pass"), profiled("x.sum(-1) + 0.1 * (1.0 - t)")):
+    for source in (
+        PDE.format(body="pass"),
+        profiled("x.sum(-1) + 0.1 * (1.0 - t)"),
+        with_jet("x.sum(-1)"),
+        quadratic("z.square().sum(-1)", 2.0),
+    ):
         (job_file.parent / "pde.py").write_text(source)
         write(job_file, {"problem": {"file": "pde.py", "name": "mine", "dim": 3}})
         assert scasml("check", job_file).status == 0
