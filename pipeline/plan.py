@@ -159,7 +159,7 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     The estimator is chosen first, then its Laplacian, then its variance reduction.
 
     What a bias is sure to be counts against AIM of u. An optional term is printed as a bias instead
-    of summed where its noise is too dear, as the remainder's is for a surrogate whose gradient is poor.
+    of summed where its noise is too dear, as a bilinear remainder's is for a surrogate whose gradient is poor.
     """
     estimators, laplacians, pairs = allowed(job)
     began = time.perf_counter()

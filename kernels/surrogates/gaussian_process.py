@@ -169,7 +169,7 @@ def gaussian_process(
     nugget: float = 1e-9,
     iterations: int = 10,
 ) -> GaussianProcess:
-    """Gaussian process that meets a smooth g exactly, fitted to the PDE at twice ``points`` collocation points.
+    """Gaussian process that meets the terminal condition exactly, fitted to the PDE at twice ``points`` collocation points.
 
     ``seed`` is unused: all that is random is drawn by ``fit``.
 

@@ -46,7 +46,7 @@ def fitted(problem: SemilinearPDE, seed: int = 3, **options: float | None) -> Ga
 
 
 def literal(gp: GaussianProcess, t: Tensor, x: Tensor) -> Tensor:
-    """g + gate sum_j c_j exp(-|p - p_j|^2/2), one centre at a time."""
+    """g + h sum_j c_j exp(-|p - p_j|^2/2), one centre at a time."""
     problem = gp.problem
     h, _ = clock(problem, t)
     g = profile(problem, t, x)
