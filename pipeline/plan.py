@@ -39,10 +39,13 @@ MORE = 4
 ESTIMATORS: tuple[dict[str, Any], ...] = (
     {"name": "linearised", "times": 4, "steps": 1},
     {"name": "linearised", "times": 1, "steps": 1},
-    {"name": "linearised", "times": 16, "steps": 1},
     {"name": "telescoped", "steps": 8},
 )
 """What ``estimator: auto`` chooses from; the first is taken unless another is clearly better."""
+
+FINE: dict[str, Any] = {"name": "linearised", "times": 16, "steps": 16}
+"""Tried where the steps of others are too coarse, as for a driver steep in z: it takes a pilot many seconds, so that
+nothing else is tried with it."""
 
 LAPLACIANS: tuple[int | str, ...] = (8, 2, "exact")
 PAIRS = ("none", "antithetic", "quasi")
@@ -73,6 +76,11 @@ class Candidate:
     work: float | None = None
     printed: tuple[str, ...] = ()
     """Terms that are printed as biases, their noise being too dear to sum them."""
+    coarse: bool = False
+    """Whether draws that remove the bias of time steps vary more than those of the base term.
+
+    Their law then has a tail that a pilot does not see, and neither do standard errors: any other way is taken before.
+    """
 
     def build(self) -> Estimator:
         """The estimator with its variance reduction."""
@@ -143,11 +151,17 @@ def too_dear(estimator: Estimator, moments: dict[str, Moments], work: dict[str, 
     return tuple(term for term in estimator.optional if parts[term] > DEAR * (sum(parts.values()) - parts[term]))
 
 
+def too_coarse(moments: dict[str, Moments], base: str) -> bool:
+    """Whether halving the time steps moves a draw by more than the draws of the base term vary."""
+    refined = moments.get("time step")
+    return refined is not None and float(np.mean(refined.variance)) > float(np.mean(moments[base].variance))
+
+
 def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...], tuple[str, ...]]:
     """Estimators, Laplacians and pairs that the job lets a pilot choose from."""
     options = job.model.correction
     fixed = options.estimator.name != "auto"
-    estimators = (job.resolved["correction"]["estimator"],) if fixed else ESTIMATORS
+    estimators = (job.resolved["correction"]["estimator"],) if fixed else (*ESTIMATORS, FINE)
     laplacians = LAPLACIANS if options.laplacian == "auto" else (options.laplacian,)
     pairs = tuple(pair for pair in PAIRS if pair != "quasi" or job.problem.dim <= MAX_DIM)
     return estimators, laplacians, pairs if options.pairs == "auto" else (options.pairs,)
@@ -156,7 +170,8 @@ def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...]
 def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points.
 
-    The estimator is chosen first, then its Laplacian, then its variance reduction.
+    The estimator is chosen first, then its Laplacian, then its variance reduction. One whose time steps are
+    too coarse is taken only where all are.
 
     What a bias is sure to be counts against AIM of u. An optional term is printed as a bias instead
     of summed where its noise is too dear, as a bilinear remainder's is for a surrogate whose gradient is poor.
@@ -177,17 +192,22 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
             cost = needed(summed, moments, work)
             if scale > 0.0:
                 cost *= 1.0 + (sure_bias(summed, moments, printed) / scale) ** 2
-            tried.append(replace(candidate, work=cost, printed=printed))
-            if champion is None or cost < CLEARLY * (champion.work or 0.0):
-                champion = tried[-1]
+            tried.append(replace(candidate, work=cost, printed=printed, coarse=too_coarse(moments, estimator.terms[0])))
+            last = tried[-1]
+            clearly = champion is not None and last.coarse == champion.coarse and cost < CLEARLY * (champion.work or 0.0)
+            if champion is None or clearly or (champion.coarse and not last.coarse):
+                champion = last
         assert champion is not None
         return champion
 
-    found = best([Candidate(e, laplacians[0], pairs[0]) for e in estimators])
-    # A telescoped estimate takes second derivatives in its remainder alone: one Laplacian stands for all.
-    if found.estimator["name"] != "telescoped":
-        found = best([replace(found, laplacian=laplacian, printed=()) for laplacian in laplacians[1:]], found)
-    found = best([replace(found, pairs=pair, printed=()) for pair in pairs[1:]], found)
+    found = best([Candidate(e, laplacians[0], pairs[0]) for e in estimators if e != FINE or len(estimators) == 1])
+    if FINE in estimators[1:] and any(candidate.coarse for candidate in tried):
+        found = best([Candidate(FINE, laplacians[0], pairs[0])], found)
+    if found.estimator != FINE:
+        # A telescoped estimate takes second derivatives in its remainder alone: one Laplacian stands for all.
+        if found.estimator["name"] != "telescoped":
+            found = best([replace(found, laplacian=laplacian, printed=()) for laplacian in laplacians[1:]], found)
+        found = best([replace(found, pairs=pair, printed=()) for pair in pairs[1:]], found)
     return Plan(found, tuple(tried), seconds=time.perf_counter() - began)
 
 
@@ -199,7 +219,8 @@ def _candidate(job: Job, data: dict[str, Any]) -> Candidate:
     """The job's own candidate that ``data`` describes; ValueError where the job allows none such."""
     read = Candidate(**{**data, "printed": tuple(data["printed"])})
     work = None if read.work is None else float(read.work)
-    choices = [Candidate(e, laplacian, pairs, work, read.printed) for e, laplacian, pairs in itertools.product(*allowed(job))]
+    found = work, read.printed, read.coarse
+    choices = [Candidate(e, laplacian, pairs, *found) for e, laplacian, pairs in itertools.product(*allowed(job))]
     if read not in choices:
         raise ValueError(f"{read}: not a choice of this job")
     candidate = choices[choices.index(read)]

@@ -48,7 +48,7 @@ def copies(problem: SemilinearPDE, t: Paths, x: Tensor, count: int, times: int, 
 
 def finer(order: int, times: int, steps: int) -> int:
     """Euler steps between two random times."""
-    return max(steps, math.ceil(FINEST / (order * times)))
+    return math.ceil(max(FINEST, times * steps) / (order * times))
 
 
 def cumulant(

@@ -22,6 +22,9 @@ THIN = 2.0**-1.5
 MAX_REFINEMENT = 4
 """Halvings of the step after which Richardson's extrapolation takes over: a thousandth of the first bias is left."""
 
+FINEST = 1024
+"""Steps of a path from which on no more than one more halving is taken."""
+
 
 @dataclass(frozen=True)
 class Linearised:
@@ -60,6 +63,11 @@ class Linearised:
     biases: tuple[str, ...] = (HIGHER_ORDER,)
     optional: ClassVar[Mapping[str, tuple[str, ...]]] = OPTIONAL
 
+    @property
+    def halvings(self) -> int:
+        """Most halvings of a step before the one whose effect is taken."""
+        return max(1, min(MAX_REFINEMENT, int(math.log2(FINEST / (2 * self.times * self.steps)))))
+
     @torch.no_grad()
     def sample(self, problem: SemilinearPDE, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
         if term in (REMAINDER, HIGHER_ORDER):
@@ -96,7 +104,7 @@ class Linearised:
 
     def _refinement(self, problem: SemilinearPDE, start: list[Tensor], stream: Stream) -> Paths:
         """(Y_k+1 - Y_k)/P(k) for a random number k of halvings of the step, one a row."""
-        level = (torch.log(stream.uniform(len(start[0]))) / math.log(THIN)).long().clamp_max(MAX_REFINEMENT)
+        level = (torch.log(stream.uniform(len(start[0]))) / math.log(THIN)).long().clamp_max(self.halvings)
         value = torch.zeros_like(start[0])
         for k in range(int(level.max()) + 1):
             rows = torch.nonzero(level == k)[:, 0]
@@ -104,7 +112,9 @@ class Linearised:
                 coarse = self.steps * 2**k
                 walked = self._walk(problem, [v[rows] for v in start], (coarse, 2 * coarse), stream)
                 # Weak order one: what is left after the last halving is what it changed.
-                value[rows] = (walked[1] - walked[0]) * (2.0 if k == MAX_REFINEMENT else 1.0) / refinement_probability(k)
+                value[rows] = (
+                    (walked[1] - walked[0]) * (2.0 if k == self.halvings else 1.0) / refinement_probability(k, self.halvings)
+                )
         return value
 
     def flop(self, problem: SemilinearPDE, term: str, draws: int) -> float:
@@ -121,9 +131,9 @@ class Linearised:
             each = path(self.steps) + gaps * self.steps * normals
         else:
             each = 0.0
-            for k in range(MAX_REFINEMENT + 1):
+            for k in range(self.halvings + 1):
                 coarse = self.steps * 2**k
-                each += refinement_probability(k) * (path(coarse) + path(2 * coarse) + 2 * gaps * coarse * normals)
+                each += refinement_probability(k, self.halvings) * (path(coarse) + path(2 * coarse) + 2 * gaps * coarse * normals)
         return cost.driver + draws * each
 
     def rows(self, term: str, draws: int) -> int:
@@ -132,9 +142,9 @@ class Linearised:
         return draws * ({"linear": 1, "time step": 4}[term] * self.steps + 1)
 
 
-def refinement_probability(k: int) -> float:
-    """P(a step is halved k times before the difference to one more halving is taken)."""
-    return THIN**k if k == MAX_REFINEMENT else (1.0 - THIN) * THIN**k
+def refinement_probability(k: int, most: int) -> float:
+    """P(a step is halved k times, of ``most``, before the difference to one more halving is taken)."""
+    return THIN**k if k == most else (1.0 - THIN) * THIN**k
 
 
 def linearised(*, times: int = 4, steps: int = 1) -> Linearised:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from kernels.estimators.telescoped import telescoped
@@ -93,6 +94,45 @@ def test_the_surrogate_at_many_points_is_evaluated_in_parts_and_lacks_none(
     whole = correction.base_values(given.surrogate(), t, x)
     monkeypatch.setattr(correction, "ROWS", 7)
     np.testing.assert_allclose(correction.base_values(given.surrogate(), t, x), whole, rtol=1e-12)
+
+
+def moments_of(base: float, refined: float) -> dict[str, Moments]:
+    one = torch.tensor([[-1.0, 1.0]])
+    return {"linear": Moments.of((base * one).numpy()), "time step": Moments.of((refined * one).numpy())}
+
+
+def test_steps_are_too_coarse_where_halving_them_moves_a_draw_by_more_than_draws_vary() -> None:
+    assert not plan.too_coarse(moments_of(1.0, 0.9), "linear")
+    assert plan.too_coarse(moments_of(1.0, 1.1), "linear")
+    assert not plan.too_coarse({"linear": moments_of(1.0, 1.0)["linear"]}, "linear")
+
+
+def test_fine_steps_are_tried_where_others_are_too_coarse_and_beat_them_whatever_their_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other candidate is made to look coarse."""
+    coarse = job(tmp_path, estimator="auto", laplacian="auto", pairs="auto")
+    t, x = coarse.problem.sample_points(2, Stream(0, Purpose.POINTS))
+    assert all(c.estimator != plan.FINE for c in plan.choose(coarse, coarse.surrogate(), t, x).tried)
+    monkeypatch.setattr(plan, "FINE", {"name": "linearised", "times": 2, "steps": 2})
+    monkeypatch.setattr(plan, "too_coarse", lambda moments, base: not fine_now())
+    tried: list[plan.Candidate] = []
+
+    def fine_now() -> bool:
+        return bool(tried) and tried[-1].estimator == plan.FINE
+
+    build = plan.Candidate.build
+
+    def spy(candidate: plan.Candidate) -> Any:
+        tried.append(candidate)
+        return build(candidate)
+
+    monkeypatch.setattr(plan.Candidate, "build", spy)
+    found = plan.choose(coarse, coarse.surrogate(), t, x)
+    assert found.chosen.estimator == plan.FINE and not found.chosen.coarse
+    assert [c.coarse for c in found.tried] == [True, True, True, False]
+    fixed = job(tmp_path, estimator={"name": "linearised", "times": 1, "steps": 1}, laplacian=2, pairs="none")
+    assert plan.choose(fixed, fixed.surrogate(), t, x).chosen.estimator == {"name": "linearised", "times": 1, "steps": 1}
 
 
 # The stored decision.
