@@ -67,7 +67,7 @@ def geometric_case() -> tuple[SemilinearPDE, OneFeature, Tensor]:
 
 CASES: dict[str, tuple[Callable[[], tuple[SemilinearPDE, OneFeature, Tensor]], int, int, int]] = {
     "burgers": (burgers_case, 1200, 100, 100),
-    "control": (control_case, 12_000, 20_000, 8000),
+    "control": (control_case, 12_000, 20_000, 300),
     "geometric": (geometric_case, 3000, 1000, 100),
 }
 """The problem and surrogate, and the draws from a stream of the linear term, the time step and the others."""
