@@ -65,8 +65,8 @@ def test_the_second_cumulant_comes_closer_to_the_truth(name: str) -> None:
 
 def test_the_second_cumulant_is_what_nested_estimates_find_with_less_noise() -> None:
     problem, _ = rough("lqg")
-    ours = draws(problem, "remainder", 20_000)
-    nested = draws(replace(problem, quadratic=None), "remainder", 20_000)
+    ours = draws(problem, "remainder", 40_000)
+    nested = draws(replace(problem, quadratic=None), "remainder", 40_000)
     a, b = Mean.of(ours[None]), Mean.of(nested[None])
     assert abs(a.mean - b.mean) < 4.0 * (a.error**2 + b.error**2).sqrt()
     assert abs(2.0 * a.mean - b.mean) > 4.0 * (a.error**2 + b.error**2).sqrt()
