@@ -151,10 +151,10 @@ def too_dear(estimator: Estimator, moments: dict[str, Moments], work: dict[str, 
     return tuple(term for term in estimator.optional if parts[term] > DEAR * (sum(parts.values()) - parts[term]))
 
 
-def too_coarse(moments: dict[str, Moments], base: str) -> bool:
-    """Whether halving the time steps moves a draw by more than the draws of the base term vary."""
+def too_coarse(moments: dict[str, Moments], base: str, coupled: int) -> bool:
+    """Whether halving the time steps moves a path by more than paths of the base term vary, ``coupled`` of which make a draw."""
     refined = moments.get("time step")
-    return refined is not None and float(np.mean(refined.variance)) > float(np.mean(moments[base].variance))
+    return refined is not None and float(np.mean(refined.variance)) > coupled * float(np.mean(moments[base].variance))
 
 
 def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...], tuple[str, ...]]:
@@ -192,7 +192,9 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
             cost = needed(summed, moments, work)
             if scale > 0.0:
                 cost *= 1.0 + (sure_bias(summed, moments, printed) / scale) ** 2
-            tried.append(replace(candidate, work=cost, printed=printed, coarse=too_coarse(moments, estimator.terms[0])))
+            tried.append(
+                replace(candidate, work=cost, printed=printed, coarse=too_coarse(moments, estimator.terms[0], candidate.coupled))
+            )
             last = tried[-1]
             clearly = champion is not None and last.coarse == champion.coarse and cost < CLEARLY * (champion.work or 0.0)
             if champion is None or clearly or (champion.coarse and not last.coarse):

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from kernels.contracts import NORMAL_FLOP, Paths, Positions, SemilinearPDE, Times
-from kernels.estimators._linear_path import LinearPath
-from kernels.random_times import arcsine_times
+from kernels.estimators._linear_path import LinearPath, stops
 from kernels.streams import Stream
 
-FINEST = 64
+LEAST_STEPS = 64
 """Euler steps of a path at least: no other term removes what the steps of a cumulant miss."""
 
 
@@ -23,17 +22,13 @@ def copies(problem: SemilinearPDE, t: Paths, x: Tensor, count: int, times: int, 
     estimate has one in each of ``times`` strata.
     """
     f_y, f_z = problem.at(t, x, stream, with_source=False).slopes()
-    path, left = LinearPath(problem, t, x, f_y, f_z), problem.horizon - t
+    path = LinearPath(problem, t, x, f_y, f_z)
     strata = torch.arange(times)[:, None, None] + 1.0 - stream.uniform(times, count, len(t))
     quantiles, owners = strata.sort(1)
-    elapsed, densities = arcsine_times(left, quantiles.flatten(0, 1) / times)
-    if not problem.zero_terminal:
-        elapsed = torch.cat((elapsed, left[None]))
-    # Rounding may turn two neighbouring times round by an ulp; a step is never negative.
-    gaps = elapsed.diff(dim=0, prepend=torch.zeros_like(left)[None]).clamp_min(0.0)
-    gathered = left.new_zeros(count, len(t))
+    gaps, densities = stops(problem, problem.horizon - t, quantiles.flatten(0, 1) / times)
+    gathered = t.new_zeros(count, len(t))
     for i, gap in enumerate(gaps):
-        path.total, h = torch.zeros_like(left), gap / steps
+        path.total, h = torch.zeros_like(t), gap / steps
         for _ in range(steps - 1):
             path.advance(h, h.sqrt()[:, None] * stream.normal(1, *x.shape), stream, None)
         increments = h.sqrt()[:, None] * stream.normal(1, *x.shape)
@@ -48,7 +43,7 @@ def copies(problem: SemilinearPDE, t: Paths, x: Tensor, count: int, times: int, 
 
 def finer(order: int, times: int, steps: int) -> int:
     """Euler steps between two random times."""
-    return math.ceil(max(FINEST, times * steps) / (order * times))
+    return math.ceil(max(LEAST_STEPS, times * steps) / (order * times))
 
 
 def cumulant(

@@ -6,7 +6,20 @@ import torch
 from torch import Tensor
 
 from kernels.contracts import LocalDriver, Paths, SemilinearPDE, Vectors
+from kernels.random_times import arcsine_times
 from kernels.streams import Stream
+
+
+def stops(problem: SemilinearPDE, left: Paths, quantiles: Tensor) -> tuple[Tensor, Tensor]:
+    """Gaps between the random times at rising quantiles of the arcsine law, and its densities there, (times, paths).
+
+    ``left`` is T - t, (paths,). One gap more leads to T where there is a terminal condition to gather.
+    """
+    elapsed, densities = arcsine_times(left, quantiles)
+    if not problem.zero_terminal:
+        elapsed = torch.cat((elapsed, left[None]))
+    # Rounding may turn two neighbouring times round by an ulp; a step is never negative.
+    return elapsed.diff(dim=0, prepend=torch.zeros_like(left)[None]).clamp_min(0.0), densities
 
 
 class LinearPath:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from kernels.contracts import NORMAL_FLOP, Draws, Paths, Positions, SemilinearPDE, Times
-from kernels.estimators._linear_path import LinearPath
+from kernels.estimators._linear_path import LinearPath, stops
 from kernels.estimators._remainder import HIGHER_ORDER, OPTIONAL, REMAINDER, remainder, remainder_flop, remainder_rows
-from kernels.random_times import arcsine_times
 from kernels.streams import Stream
 
 THIN = 2.0**-1.5
@@ -81,13 +80,8 @@ class Linearised:
     def _walk(self, problem: SemilinearPDE, start: list[Tensor], steps: tuple[int, ...], stream: Stream) -> list[Paths]:
         """One draw a row for every number of steps, coarsest first: the same residual times, noise and probes."""
         t, x, f_y, f_z = start
-        left = problem.horizon - t
         strata = torch.arange(self.times)[:, None] + 1.0 - stream.uniform(self.times, len(t))
-        elapsed, densities = arcsine_times(left, strata / self.times)
-        if not problem.zero_terminal:
-            elapsed = torch.cat((elapsed, left[None]))
-        # Rounding may turn two neighbouring times round by an ulp; a step is never negative.
-        gaps = elapsed.diff(dim=0, prepend=torch.zeros_like(left)[None]).clamp_min(0.0)
+        gaps, densities = stops(problem, problem.horizon - t, strata / self.times)
         paths = [LinearPath(problem, t, x, f_y, f_z) for _ in steps]
         finest = steps[-1]
         for i, gap in enumerate(gaps):

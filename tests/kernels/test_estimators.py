@@ -249,6 +249,21 @@ def test_the_books_equal_the_rows_that_were_evaluated(name: str, term: str, zero
     assert visits["at once"] <= method.rows(term, draws)
 
 
+@pytest.mark.parametrize("term", ["remainder", "higher order"])
+@pytest.mark.parametrize("zero_terminal", [False, True], ids=["g", "g = 0"])
+@pytest.mark.parametrize("name", ["linearised", "telescoped"])
+def test_the_books_of_cumulants_equal_the_rows_that_were_evaluated(name: str, term: str, zero_terminal: bool) -> None:
+    quadratic = equation("lqg", 3)
+    method, problem = small(name), vanishing(quadratic) if zero_terminal else quadratic
+    books, visits = booked(method, problem, term, 64), evaluated(method, problem, term, 64)
+    for kind in ("source", "normals", "driver"):
+        # The slopes at the beginning are booked once a path, as they are taken.
+        assert books[kind] == pytest.approx(visits[kind], rel=1e-9), kind
+    if not zero_terminal:
+        assert books["terminal"] == pytest.approx(visits["terminal"], rel=1e-9)
+    assert visits["at once"] <= method.rows(term, 64)
+
+
 @every_term
 def test_the_meter_sees_a_draw_more(name: str, term: str) -> None:
     method, problem = small(name), burgers(3)

@@ -92,6 +92,23 @@ def test_the_mean_is_the_truth_up_to_the_printed_bias(name: str, probes: int | N
     assert not found.off_by(0.01 * v).agrees_with(v) and not found.off_by(-0.01 * v).agrees_with(v)
 
 
+@pytest.mark.parametrize("size", [1, 16])
+def test_a_refinement_of_weak_order_one_is_removed_whole_whatever_the_last_halving(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Y(n) = 1/n exactly: the mean of the term is -1/n of the base, to 4 s.e., which are below 5 % of it."""
+    method, problem = linearised(times=size, steps=size), equation("viscous_burgers", 2)
+    assert method.halvings == {1: 4, 16: 1}[size]
+
+    def walk(self: Any, problem: SemilinearPDE, start: list[Tensor], steps: tuple[int, ...], stream: Stream) -> list[Tensor]:
+        return [torch.full_like(start[0], 1.0 / n) for n in steps]
+
+    monkeypatch.setattr(type(method), "_walk", walk)
+    t, x = torch.zeros(1), torch.zeros(1, 2)
+    found = Mean.of(method.sample(problem, t, x, TIME_STEP, 100_000, Stream(2, 3)))
+    assert abs(found.mean.item() + 1.0 / size) <= 4.0 * found.error.item() < 0.05 / size
+
+
 def test_the_time_step_term_removes_the_bias_of_coarse_steps() -> None:
     """f = a x_1 y - k x.z, g = e^(b x_1): linear, its paths Ornstein-Uhlenbeck, its answer a Gaussian integral.
 

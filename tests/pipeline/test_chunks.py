@@ -1,10 +1,12 @@
 """How points and draws are cut: whole, bounded, by the method alone."""
 
+from kernels.defect import defect
 from kernels.equations.lqg import lqg
 from kernels.equations.viscous_burgers import viscous_burgers
 from kernels.estimators.linearised import linearised
 from kernels.estimators.picard import picard
-from pipeline.chunks import CHUNK_FLOP, CHUNK_ROWS, MIN_DRAWS, POINTS_PER_BLOCK, Layout
+from kernels.surrogates.mlp import mlp
+from pipeline.chunks import CHUNK_FLOP, CHUNK_ROWS, LATER_SHARE, MIN_DRAWS, POINTS_PER_BLOCK, Layout
 
 
 def test_blocks_cover_every_point_once() -> None:
@@ -32,3 +34,12 @@ def test_chunks_are_bounded_in_rows_and_work_and_have_enough_draws() -> None:
 def test_a_single_point_gets_more_draws_a_chunk_than_a_full_block() -> None:
     problem = viscous_burgers(4)
     assert Layout.of(1, linearised(), problem).draws[0] > Layout.of(1000, linearised(), problem).draws[0]
+
+
+def test_chunks_that_remove_a_bias_hold_as_much_work_as_others_at_one_point_and_a_quarter_elsewhere() -> None:
+    """Where work bounds the draws of the time step: twice as many at one point as at two by the points alone, eight times with it."""
+    problem = defect(lqg(100), mlp(lqg(100), seed=0, width=64, depth=3), probes=8)
+    alone, pair = (Layout.of(points, linearised(), problem).draws[1] for points in (1, 2))
+    assert alone == 8 * pair
+    assert LATER_SHARE * CHUNK_FLOP < linearised().flop(problem, "time step", alone) <= CHUNK_FLOP
+    assert 2 * linearised().flop(problem, "time step", pair) <= LATER_SHARE * CHUNK_FLOP

@@ -102,9 +102,21 @@ def moments_of(base: float, refined: float) -> dict[str, Moments]:
 
 
 def test_steps_are_too_coarse_where_halving_them_moves_a_draw_by_more_than_draws_vary() -> None:
-    assert not plan.too_coarse(moments_of(1.0, 0.9), "linear")
-    assert plan.too_coarse(moments_of(1.0, 1.1), "linear")
-    assert not plan.too_coarse({"linear": moments_of(1.0, 1.0)["linear"]}, "linear")
+    assert not plan.too_coarse(moments_of(1.0, 0.9), "linear", 1)
+    assert plan.too_coarse(moments_of(1.0, 1.1), "linear", 1)
+    assert not plan.too_coarse(moments_of(1.0, 1.1), "linear", 2), "a mean of two paths varies half as much as one"
+    assert not plan.too_coarse({"linear": moments_of(1.0, 1.0)["linear"]}, "linear", 1)
+
+
+def test_a_way_that_is_too_coarse_is_not_taken_however_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = job(tmp_path, estimator="auto", laplacian="auto", pairs="auto")
+    t, x = given.problem.sample_points(2, Stream(0, Purpose.POINTS))
+    works, verdicts = iter(range(1000, 0, -100)), iter([False, *[True] * 20])
+    monkeypatch.setattr(plan, "needed", lambda *_: float(next(works)))
+    monkeypatch.setattr(plan, "sure_bias", lambda *_: 0.0)
+    monkeypatch.setattr(plan, "too_coarse", lambda *_: next(verdicts))
+    found = plan.choose(given, given.surrogate(), t, x)
+    assert found.chosen == found.tried[0] and all(c.coarse and c.work < 1000.0 for c in found.tried[1:])  # type: ignore[operator]
 
 
 def test_fine_steps_are_tried_where_others_are_too_coarse_and_beat_them_whatever_their_work(
@@ -115,7 +127,7 @@ def test_fine_steps_are_tried_where_others_are_too_coarse_and_beat_them_whatever
     t, x = coarse.problem.sample_points(2, Stream(0, Purpose.POINTS))
     assert all(c.estimator != plan.FINE for c in plan.choose(coarse, coarse.surrogate(), t, x).tried)
     monkeypatch.setattr(plan, "FINE", {"name": "linearised", "times": 2, "steps": 2})
-    monkeypatch.setattr(plan, "too_coarse", lambda moments, base: not fine_now())
+    monkeypatch.setattr(plan, "too_coarse", lambda *_: not fine_now())
     tried: list[plan.Candidate] = []
 
     def fine_now() -> bool:

@@ -61,6 +61,9 @@ def test_the_summary_has_the_fixed_keys_and_null_where_a_figure_does_not_apply(f
     assert summary["methods"]["linear"]["bias_estimate"] is None and summary["methods"]["mlp"]["bias_estimate"] is None
     assert summary["tolerance_met"] is None and summary["resumed"] == 0
     scasml, surrogate = summary["methods"]["scasml"], summary["methods"]["surrogate"]
+    last = scasml["trace"][-1]
+    assert last["rel_l2"] == pytest.approx(scasml["rel_l2"]) and last["flop"] == pytest.approx(scasml["flop"])
+    assert summary["reference_rel_se"] == 0.0 and not surrogate["trace"]
     assert scasml["rel_l2"] < 0.5 * surrogate["rel_l2"]
     assert summary["methods"]["mlp"]["flop"] <= scasml["flop"] and summary["methods"]["linear"]["flop"] <= scasml["flop"]
 

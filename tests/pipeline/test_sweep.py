@@ -58,7 +58,11 @@ def test_a_sweep_makes_one_table_in_json_html_and_print(swept: Callable[..., Pat
     assert f"{folder}/ (table.html, table.json)" in done.out
     # Equal trainings are done once.
     assert sum("surrogate taken from" in log.read_text() for log in out.glob("*/log.txt")) == 2
-    shown = scasml("compare", *out.glob("tiny-[0-9a-f]*")).out
+    # As a shell's pattern would have it, the folder of the table among them.
+    assert folder in out.glob("tiny-*")
+    shown = scasml("compare", *out.glob("tiny-*")).out
+    alone = scasml("compare", folder)
+    assert alone.status == 2 and "is the table of a sweep: name its runs" in alone.err
     assert len(re.findall(r"^(?!.* falls as ).*\bscasml\b", shown, flags=re.M)) == 4
 
 
