@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import replace
@@ -13,8 +14,9 @@ from kernels.estimators.feynman_kac import feynman_kac
 from kernels.estimators.picard import picard
 from kernels.streams import Purpose
 from pipeline.errors import InputError
+from pipeline.fanout import ALONE, Communicator
 from pipeline.job import Job, RunFolder, digest
-from pipeline.plan import MLP_LEVELS, MLP_SAMPLES, PILOT_POINTS, Plan, measured, needed, save_plan
+from pipeline.plan import MLP_LEVELS, MLP_SAMPLES, PILOT_POINTS, Plan, Trial, measured, needed, save_plan
 from pipeline.tally import Method
 
 MLP_PILOT_DRAWS = 128
@@ -52,7 +54,7 @@ def baseline_methods(job: Job, plan: Plan, points: int, budget: float) -> list[M
     return [method for method in chosen if method.pilot_price() <= budget]
 
 
-def best_mlp(job: Job, points: int, budget: float, t: Tensor, x: Tensor) -> tuple[int, int]:
+def best_mlp(job: Job, points: int, budget: float, t: Tensor, x: Tensor, comm: Communicator = ALONE) -> tuple[int, int]:
     """The (n, M) of plain MLP with the least predicted error within ``budget`` FLOP, from a pilot that never sees the truth.
 
     Predicted mean square error: the variance that the budget buys at the best allocation, plus the
@@ -61,27 +63,28 @@ def best_mlp(job: Job, points: int, budget: float, t: Tensor, x: Tensor) -> tupl
     """
     best, least = (1, 1), math.inf
     t, x = t[: 2 * PILOT_POINTS], x[: 2 * PILOT_POINTS]
-    for n in MLP_LEVELS:
-        for m in MLP_SAMPLES:
-            draws = min(MLP_PILOT_DRAWS, MLP_PILOT_ROWS // (len(t) * m**n * n))
-            if draws < 8 or mlp_method(job, points, n, m).pilot_price() > budget:
-                continue
-            estimator = picard(levels=n, samples=m)
-            moments, work = measured(estimator, job.problem, t, x, (2, n, m), job.model.seed, draws)
-            error = needed(estimator, moments, work) / (budget / points)
-            for bias in estimator.biases:
-                square = np.mean(np.square(moments[bias].mean)) - np.mean(np.square(moments[bias].standard_error))
-                error += max(0.0, float(square))
-            if error < least:
-                best, least = (n, m), error
+    trials = {}
+    for n, m in itertools.product(MLP_LEVELS, MLP_SAMPLES):
+        draws = min(MLP_PILOT_DRAWS, MLP_PILOT_ROWS // (len(t) * m**n * n))
+        if draws >= 8 and mlp_method(job, points, n, m).pilot_price() <= budget:
+            trials[n, m] = Trial(picard(levels=n, samples=m), job.problem, draws, (2, n, m))
+    results = measured([*trials.values()], t, x, job.model.seed, comm)
+    for (sizes, trial), (moments, work) in zip(trials.items(), results, strict=True):
+        error = needed(trial.estimator, moments, work) / (budget / points)
+        for bias in trial.estimator.biases:
+            square = np.mean(np.square(moments[bias].mean)) - np.mean(np.square(moments[bias].standard_error))
+            error += max(0.0, float(square))
+        if error < least:
+            best, least = sizes, error
     return best
 
 
-def with_mlp(folder: RunFolder, job: Job, plan: Plan, budget: float, t: Tensor, x: Tensor) -> Plan:
-    """The plan with the MLP baseline for this budget."""
+def with_mlp(folder: RunFolder, job: Job, plan: Plan, budget: float, t: Tensor, x: Tensor, comm: Communicator) -> Plan:
+    """The plan with the MLP baseline for this budget; the same on every rank."""
     if plan.mlp is None or plan.mlp_budget != budget:
         began = time.perf_counter()
-        sizes = best_mlp(job, len(t), budget, t, x)
-        plan = replace(plan, mlp=sizes, mlp_budget=budget, seconds=plan.seconds + time.perf_counter() - began)
-        save_plan(folder, job, plan)
+        sizes = best_mlp(job, len(t), budget, t, x, comm)
+        plan = replace(plan, mlp=sizes, mlp_budget=budget, mlp_seconds=plan.mlp_seconds + time.perf_counter() - began)
+        if comm.rank == 0:
+            save_plan(folder, job, plan)
     return plan

@@ -14,7 +14,9 @@ Sampled = Estimator | Bound | GradientEstimator
 POINTS_PER_BLOCK = 16
 MIN_DRAWS = 32
 MIN_COUPLED = 16
-"""Fewest draws of a chunk where each is the mean over many coupled paths."""
+"""Fewest draws of a chunk at a point where each is the mean over many coupled paths."""
+MIN_BATCH = 256
+"""Fewest draws of a chunk over its points: of fewer rows every step of a path is overhead."""
 
 CHUNK_FLOP = 1.5e9
 """Work of one chunk: some fifty milliseconds, far above the cost of handing it out. Part of the random
@@ -63,8 +65,9 @@ class Layout:
 
     @classmethod
     def of(cls, points: int, estimator: Sampled, problem: SemilinearPDE, *, coupled: int = 1) -> Layout:
-        """Chunks of about CHUNK_FLOP, within CHUNK_PATHS draws and CHUNK_ROWS rows, with at least MIN_DRAWS draws a point.
+        """Chunks of about CHUNK_FLOP, within CHUNK_PATHS draws and CHUNK_ROWS rows.
 
+        They have MIN_DRAWS draws a point at least, and MIN_BATCH in all.
         A draw of the first term is the mean over ``coupled`` paths.
         """
         size = min(points, POINTS_PER_BLOCK)
@@ -73,10 +76,13 @@ class Layout:
             share = 1.0 if number == 0 else LATER_SHARE
             work = (1.0 if size == 1 else share) * CHUNK_FLOP
             draws = MIN_COUPLED if number == 0 and coupled > 2 else MIN_DRAWS
-            while (
-                2 * draws * size * estimator.rows(term, MIN_DRAWS) / MIN_DRAWS <= CHUNK_ROWS
-                and size * estimator.flop(problem, term, 2 * draws) <= work
-                and size * 2 * draws * (coupled if number == 0 else 1) <= share * CHUNK_PATHS
+            least = MIN_BATCH // (coupled if number == 0 else 1)
+            while 2 * draws * size * estimator.rows(term, MIN_DRAWS) / MIN_DRAWS <= CHUNK_ROWS and (
+                draws * size < least
+                or (
+                    size * estimator.flop(problem, term, 2 * draws) <= work
+                    and size * 2 * draws * (coupled if number == 0 else 1) <= share * CHUNK_PATHS
+                )
             ):
                 draws *= 2
             sizes.append(draws)

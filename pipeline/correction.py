@@ -19,7 +19,7 @@ from pipeline.baselines import baseline_methods, with_mlp
 from pipeline.errors import InputError
 from pipeline.fanout import Communicator, drive
 from pipeline.job import Job, RunFolder, digest
-from pipeline.plan import Candidate, Plan, correction_plan
+from pipeline.plan import Candidate, correction_plan
 from pipeline.points import run_points
 from pipeline.progress import log
 from pipeline.tally import Method, within, within_distance
@@ -135,19 +135,16 @@ def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:
     t, x = store.load_points(folder.points, job.correction_hash)
     seed, options = job.model.seed, job.model.correction
     named = {"job": job.resolved, "correction_hash": job.correction_hash}
-    plan: Plan = comm.share(correction_plan(folder, job, surrogate, t, x) if comm.rank == 0 else None)
+    plan = correction_plan(folder, job, surrogate, t, x, comm)
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     check_paths(job, method)
     base = base_values(surrogate, t, x)
     tolerance = within(options.rtol, options.atol, base, method.layout)
     outcome = drive(folder, method, t, x, seed, named, comm, options.max_paths, tolerance)
-    corrected, budget = None, 0.0
-    if comm.rank == 0:
-        corrected = base + outcome.tally.table(outcome.counts)[0]
-        budget = method.flop(outcome.counts)
-        if "mlp" in job.model.report.baselines:
-            plan = with_mlp(folder, job, plan, budget, t, x)
-    corrected, budget, plan = comm.share((corrected, budget, plan))
+    ended = (base + outcome.tally.table(outcome.counts)[0], method.flop(outcome.counts)) if comm.rank == 0 else None
+    corrected, budget = comm.share(ended)
+    if "mlp" in job.model.report.baselines:
+        plan = with_mlp(folder, job, plan, budget, t, x, comm)
     baselines = baseline_methods(job, plan, len(t), budget)
     for baseline in baselines:
         drive(folder, baseline, t, x, seed, named, comm, budget, within_distance(corrected, baseline.layout))

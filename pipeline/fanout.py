@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,6 +65,9 @@ class Alone:
 
     def share(self, item: Any) -> Any:
         return item
+
+
+ALONE = Alone()
 
 
 class World:
@@ -127,6 +130,14 @@ class World:
         if self.rank == 0:
             del self._counter
         self._window.Free()
+
+
+def spread(comm: Communicator, pieces: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The results of the pieces, in order, on every rank; each piece is done by the rank that is free for it."""
+    parts = comm.gather([(index, pieces[index]()) for index in comm.take(len(pieces))])
+    done = None if parts is None else dict(entry for part in parts for entry in part)
+    done = comm.share(done)
+    return [done[index] for index in range(len(pieces))]
 
 
 def compute(method: Method, chunk: Chunk, t: torch.Tensor, x: torch.Tensor, seed: int) -> Moments:

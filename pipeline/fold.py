@@ -46,9 +46,9 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
     if not outcome.stages:
         raise InputError("no chunk of the correction exists: run `scasml correct` first")
     corrected = base + tally.table(outcome.counts)[0]
-    walls = plan.seconds + tally.wall
+    walls = plan.seconds + plan.mlp_seconds + tally.wall
 
-    def report(method: Method, outcome: Outcome, offset: Array, detail: str) -> MethodReport:
+    def report(method: Method, outcome: Outcome, offset: Array, detail: str, pilot: float = 0.0) -> MethodReport:
         found = _estimated(method, outcome)
         trace = []
         if reference is not None:
@@ -60,7 +60,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
             flop=method.flop(outcome.counts),
             paths=method.paths(outcome.counts),
             seconds=outcome.tally.core_seconds(outcome.counts),
-            wall=outcome.tally.wall,
+            wall=pilot + outcome.tally.wall,
             detail=detail,
             trace=tuple(trace),
         )
@@ -74,8 +74,9 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         walls += own.wall
         name, _, sizes = baseline.name.partition("-")
         n, _, m = sizes.partition("-")
-        methods[name] = report(baseline, ended, np.zeros_like(base), f"n = {n}, M = {m}" if n else "driver dropped")
-    methods["scasml"] = report(method, outcome, base, str(plan.chosen))
+        detail, pilot = (f"n = {n}, M = {m}", plan.mlp_seconds) if n else ("driver dropped", 0.0)
+        methods[name] = report(baseline, ended, np.zeros_like(base), detail, pilot)
+    methods["scasml"] = report(method, outcome, base, str(plan.chosen), plan.seconds)
     bounds, gradient = {}, None
     for companion, share in companions(job, surrogate, len(t), budget):
         own = Tally.read(folder, companion)

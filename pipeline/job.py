@@ -23,7 +23,7 @@ from pipeline.reading import read_mapping, set_key, variants
 from pipeline.schema import AUTO, DEFAULTS, DomainPoints, JobModel, PointsFile
 from pipeline.weights import read_weights
 
-FORMAT = 8
+FORMAT = 9
 """Raised when the same job would give other numbers."""
 
 SAMPLE_BLOCK = 32

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from kernels.streams import Purpose, Stream
 from kernels.unsummed import unsummed
 from kernels.variance_reduction import antithetic, quasi
 from pipeline import catalogue
+from pipeline.fanout import ALONE, Communicator, spread
 from pipeline.files import commit
 from pipeline.job import Job, RunFolder, digest
 from pipeline.progress import log
@@ -43,9 +45,12 @@ ESTIMATORS: tuple[dict[str, Any], ...] = (
 )
 """What ``estimator: auto`` chooses from; the first is taken unless another is clearly better."""
 
-FINE: dict[str, Any] = {"name": "linearised", "times": 16, "steps": 16}
-"""Tried where the steps of others are too coarse, as for a driver steep in z: it takes a pilot many seconds, so that
-nothing else is tried with it."""
+FINER: tuple[dict[str, Any], ...] = (
+    {"name": "linearised", "times": 16, "steps": 1},
+    {"name": "linearised", "times": 16, "steps": 16},
+)
+"""Tried in this order while the steps of all before are too coarse, as for a driver steep in z: the last takes a pilot
+many seconds."""
 
 LAPLACIANS: tuple[int | str, ...] = (8, 2, "exact")
 PAIRS = ("none", "antithetic", "quasi")
@@ -115,19 +120,37 @@ class Plan:
     mlp: tuple[int, int] | None = None
     mlp_budget: float = 0.0
     seconds: float = 0.0
-    """Of all pilots together."""
+    """Of the pilot of the correction."""
+    mlp_seconds: float = 0.0
+    """Of the pilots of plain MLP."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a pilot tries at its points: so many draws of every term and bias, from streams of this address."""
+
+    estimator: Estimator
+    problem: SemilinearPDE
+    draws: int
+    address: tuple[int, ...]
 
 
 def measured(
-    estimator: Estimator, problem: SemilinearPDE, t: Tensor, x: Tensor, address: tuple[int, ...], seed: int, draws: int
-) -> tuple[dict[str, Moments], dict[str, float]]:
-    """Moments of a few draws of every term at the points, and FLOP a draw."""
-    moments, work = {}, {}
-    for number, term in enumerate((*estimator.terms, *estimator.biases)):
-        stream = Stream(seed, Purpose.PILOT, *address, number)
-        moments[term] = Moments.of(estimator.sample(problem, t, x, term, draws, stream).numpy())
-        work[term] = estimator.flop(problem, term, draws) / draws
-    return moments, work
+    trials: Sequence[Trial], t: Tensor, x: Tensor, seed: int, comm: Communicator
+) -> list[tuple[dict[str, Moments], dict[str, float]]]:
+    """Moments of the draws of every trial's terms, and FLOP a draw; the same on every rank, each of which does a part."""
+
+    def piece(trial: Trial, number: int, term: str) -> Callable[[], Moments]:
+        stream = Stream(seed, Purpose.PILOT, *trial.address, number)
+        return lambda: Moments.of(trial.estimator.sample(trial.problem, t, x, term, trial.draws, stream).numpy())
+
+    terms = [(*trial.estimator.terms, *trial.estimator.biases) for trial in trials]
+    pieces = [piece(trial, *numbered) for trial, own in zip(trials, terms, strict=True) for numbered in enumerate(own)]
+    found = iter(spread(comm, pieces))
+    return [
+        ({term: next(found) for term in own}, {term: t.estimator.flop(t.problem, term, t.draws) / t.draws for term in own})
+        for t, own in zip(trials, terms, strict=True)
+    ]
 
 
 def needed(estimator: Estimator, moments: dict[str, Moments], work: dict[str, float]) -> float:
@@ -161,17 +184,17 @@ def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...]
     """Estimators, Laplacians and pairs that the job lets a pilot choose from."""
     options = job.model.correction
     fixed = options.estimator.name != "auto"
-    estimators = (job.resolved["correction"]["estimator"],) if fixed else (*ESTIMATORS, FINE)
+    estimators = (job.resolved["correction"]["estimator"],) if fixed else (*ESTIMATORS, *FINER)
     laplacians = LAPLACIANS if options.laplacian == "auto" else (options.laplacian,)
     pairs = tuple(pair for pair in PAIRS if pair != "quasi" or job.problem.dim <= MAX_DIM)
     return estimators, laplacians, pairs if options.pairs == "auto" else (options.pairs,)
 
 
-def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
+def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor, comm: Communicator = ALONE) -> Plan:
     """The cheapest way to correct this surrogate among those the job allows, by variance times cost on a few points.
 
-    The estimator is chosen first, then its Laplacian, then its variance reduction. One whose time steps are
-    too coarse is taken only where all are.
+    The Laplacian is chosen first, with the first estimator, then the estimator, then its variance reduction. One
+    whose time steps are too coarse is taken only where all are.
 
     What a bias is sure to be counts against AIM of u. An optional term is printed as a bias instead
     of summed where its noise is too dear, as a bilinear remainder's is for a surrogate whose gradient is poor.
@@ -183,32 +206,38 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
     scale = AIM * float(surrogate.value_and_gradient(t, x)[0].detach().square().mean().sqrt())
     tried: list[Candidate] = []
 
-    def best(candidates: list[Candidate], champion: Candidate | None = None) -> Candidate:
-        for candidate in candidates:
-            estimator, problem = candidate.build(), candidate.problem(job, surrogate)
-            moments, work = measured(estimator, problem, t, x, (1, len(tried)), job.model.seed, draws)
+    def best(candidates: list[Candidate], champion: Candidate | None = None, *, steps_count: bool = True) -> Candidate:
+        trials = [
+            Trial(candidate.build(), candidate.problem(job, surrogate), draws, (1, len(tried) + n))
+            for n, candidate in enumerate(candidates)
+        ]
+        results = measured(trials, t, x, job.model.seed, comm)
+        for candidate, trial, (moments, work) in zip(candidates, trials, results, strict=True):
+            estimator = trial.estimator
             printed = too_dear(estimator, moments, work)
             summed = unsummed(estimator, printed)
             cost = needed(summed, moments, work)
             if scale > 0.0:
                 cost *= 1.0 + (sure_bias(summed, moments, printed) / scale) ** 2
-            tried.append(
-                replace(candidate, work=cost, printed=printed, coarse=too_coarse(moments, estimator.terms[0], candidate.coupled))
-            )
-            last = tried[-1]
-            clearly = champion is not None and last.coarse == champion.coarse and cost < CLEARLY * (champion.work or 0.0)
-            if champion is None or clearly or (champion.coarse and not last.coarse):
-                champion = last
+            coarse = too_coarse(moments, estimator.terms[0], candidate.coupled)
+            last = replace(candidate, work=cost, printed=printed, coarse=coarse)
+            tried.append(last)
+            if champion is not None and steps_count and last.coarse != champion.coarse:
+                better = champion.coarse
+            else:
+                better = champion is None or cost < CLEARLY * (champion.work or 0.0)
+            champion = last if better else champion
         assert champion is not None
         return champion
 
-    found = best([Candidate(e, laplacians[0], pairs[0]) for e in estimators if e != FINE or len(estimators) == 1])
-    if FINE in estimators[1:] and any(candidate.coarse for candidate in tried):
-        found = best([Candidate(FINE, laplacians[0], pairs[0])], found)
-    if found.estimator != FINE:
-        # A telescoped estimate takes second derivatives in its remainder alone: one Laplacian stands for all.
-        if found.estimator["name"] != "telescoped":
-            found = best([replace(found, laplacian=laplacian, printed=()) for laplacian in laplacians[1:]], found)
+    # Less noise in a trace lets the steps stand out, and makes them no worse: they are judged with the best one.
+    found = best([Candidate(estimators[0], laplacian, pairs[0]) for laplacian in laplacians], steps_count=False)
+    others = [estimator for estimator in estimators[1:] if estimator not in FINER]
+    found = best([replace(found, estimator=estimator, printed=()) for estimator in others], found)
+    for estimator in (e for e in FINER if e in estimators[1:]):
+        if found.coarse:
+            found = best([replace(found, estimator=estimator, printed=())], found)
+    if found.estimator != FINER[-1]:
         found = best([replace(found, pairs=pair, printed=()) for pair in pairs[1:]], found)
     return Plan(found, tuple(tried), seconds=time.perf_counter() - began)
 
@@ -250,6 +279,7 @@ def load_plan(folder: RunFolder, job: Job) -> Plan | None:
             mlp=_sizes(data["mlp"]),
             mlp_budget=float(data["mlp_budget"]),
             seconds=float(data["seconds"]),
+            mlp_seconds=float(data["mlp_seconds"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None
@@ -261,13 +291,13 @@ def save_plan(folder: RunFolder, job: Job, plan: Plan) -> None:
     commit(_file(folder), (json.dumps({"sha256": digest(content), **content}, indent=2) + "\n").encode())
 
 
-def correction_plan(folder: RunFolder, job: Job, surrogate: Surrogate, t: Tensor, x: Tensor) -> Plan:
-    """The run's decision, made now where it has none."""
-    plan = load_plan(folder, job)
+def correction_plan(folder: RunFolder, job: Job, surrogate: Surrogate, t: Tensor, x: Tensor, comm: Communicator) -> Plan:
+    """The run's decision, made now where it has none; the same on every rank."""
+    plan: Plan | None = comm.share(load_plan(folder, job) if comm.rank == 0 else None)
     if plan is None:
         with torch.no_grad():
-            plan = choose(job, surrogate, t, x)
-        save_plan(folder, job, plan)
-        if plan.tried:
+            plan = choose(job, surrogate, t, x, comm)
+        if comm.rank == 0:
+            save_plan(folder, job, plan)
             log(folder.log, f"pilot of {len(plan.tried)} estimators: {plan.chosen}")
     return plan

@@ -11,7 +11,7 @@ from kernels.contracts import NORMAL_FLOP, Paths, Positions, SemilinearPDE, Time
 from kernels.estimators._linear_path import LinearPath, stops
 from kernels.streams import Stream
 
-LEAST_STEPS = 64
+LEAST_STEPS = 16
 """Euler steps of a path at least: no other term removes what the steps of a cumulant miss."""
 
 

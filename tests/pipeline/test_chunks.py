@@ -38,8 +38,18 @@ def test_a_single_point_gets_more_draws_a_chunk_than_a_full_block() -> None:
 
 def test_chunks_that_remove_a_bias_hold_as_much_work_as_others_at_one_point_and_a_quarter_elsewhere() -> None:
     """Where work bounds the draws of the time step: twice as many at one point as at two by the points alone, eight times with it."""
-    problem = defect(lqg(100), mlp(lqg(100), seed=0, width=64, depth=3), probes=8)
+    problem = defect(lqg(50), mlp(lqg(50), seed=0, width=32, depth=3), probes=8)
     alone, pair = (Layout.of(points, linearised(), problem).draws[1] for points in (1, 2))
     assert alone == 8 * pair
     assert LATER_SHARE * CHUNK_FLOP < linearised().flop(problem, "time step", alone) <= CHUNK_FLOP
     assert 2 * linearised().flop(problem, "time step", pair) <= LATER_SHARE * CHUNK_FLOP
+
+
+def test_paths_of_many_steps_are_taken_in_batches_that_are_worth_a_step() -> None:
+    """However dear its draws, a chunk has 256 over its points, unless their rows are more than memory should hold."""
+    problem = defect(lqg(100), mlp(lqg(100), seed=0, width=64, depth=3), probes=8)
+    dear = linearised(times=16, steps=16)
+    assert 32 * dear.flop(problem, "linear", 1) > 0.5 * CHUNK_FLOP
+    assert [Layout.of(points, dear, problem).draws[0] for points in (1, 2, 16)] == [256, 128, 32]
+    rows = Layout.of(1, dear, problem).draws[2] * dear.rows("remainder", MIN_DRAWS) / MIN_DRAWS
+    assert CHUNK_ROWS / 2 < rows <= CHUNK_ROWS

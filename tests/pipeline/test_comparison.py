@@ -70,24 +70,26 @@ def test_errors_within_a_run_have_a_rate_in_flop_and_those_of_one_point_none() -
 
 
 def at_one_point() -> dict[str, Any]:
-    figures = {"rel_se": 1e-4, "bias_estimate": None, "merit": 2e-8, "paths": 1000}
+    figures = {"rel_se": 1e-4, "bias_estimate": None, "merit": 2e-8, "paths": 1000, "wall_seconds": 3.3}
     methods = {
         "surrogate": {"rel_l2": 1e-2, "paths": None},
-        "mlp": {"rel_l2": 3e-3, "merit": 5e-6, "paths": 10},
+        "mlp": {"rel_l2": 3e-3, "rel_se": 1e-3, "merit": 5e-6, "paths": 10},
         "scasml": {"rel_l2": 2e-4, **figures},
     }
-    stages = {"train": {"seconds": 14.2}, "correct": {"seconds": 3.3}}
+    stages = {"train": {"seconds": 14.2}, "correct": {"seconds": 9.9}}
     return summary() | {"methods": methods, "points": 1, "stages": stages, "reference_rel_se": 1e-5}
 
 
 def test_runs_at_one_point_are_set_beside_their_references(tmp_path: Path) -> None:
     assert comparison.merit_gain(at_one_point()) == pytest.approx(250.0)
-    assert comparison.merit_gain(summary()) is None
+    # MLP is three of its standard errors off, the correction two.
+    assert comparison.error_gain(at_one_point()) == pytest.approx(250.0 * 9.0 / 4.0)
+    assert comparison.merit_gain(summary()) is None and comparison.error_gain(summary()) is None
     files = comparison.save(tmp_path, [at_one_point(), summary()], [])
     assert [file.name for file in files] == ["comparison.json", "references.md"]
     *_, row = files[1].read_text().splitlines()
     assert [c.strip() for c in row.strip("|").split("|")] == [
-        "lqg (dim 20)", "-", "1.0e-02", "3.0e-03", "**2.0e-04**", "1.0e-04", "-", "1.0e-05", "14", "3.3", "2.0e-08", "250"
+        "lqg (dim 20)", "-", "1.0e-02", "3.0e-03", "**2.0e-04**", "1.0e-04", "-", "1.0e-05", "14", "3.3", "2.0e-08", "250", "562"
     ]  # fmt: skip
 
 

@@ -112,7 +112,8 @@ def test_a_finished_run_is_left_as_it_is(finished: Path, scasml: Callable[..., A
 def test_any_number_of_ranks_gives_the_same_bits(ranks: int, finished: Path, tmp_path: Path) -> None:
     job, run = copy(finished, tmp_path)
     shutil.rmtree(run / "chunks")
-    (run / "report.h5").unlink()
+    for name in ("report.h5", "plan.json"):
+        (run / name).unlink()
     write(job, {"correction.ranks": ranks, **RANKS})
     done = execute(job, run, "--inline")
     assert done.returncode == 0, done.stdout + done.stderr
