@@ -38,19 +38,20 @@ PILOT_DRAWS = 64
 """Draws at each of so many points; up to MORE times as many where there are fewer: a few miss the tail of a refinement."""
 MORE = 4
 
-ESTIMATORS: tuple[dict[str, Any], ...] = (
-    {"name": "linearised", "times": 4, "steps": 1},
-    {"name": "linearised", "times": 1, "steps": 1},
-    {"name": "telescoped", "steps": 8},
-)
-"""What ``estimator: auto`` chooses from; the first is taken unless another is clearly better."""
-
 FINER: tuple[dict[str, Any], ...] = (
     {"name": "linearised", "times": 16, "steps": 1},
     {"name": "linearised", "times": 16, "steps": 16},
 )
 """Tried in this order while the steps of all before are too coarse, as for a driver steep in z: the last takes a pilot
 many seconds."""
+
+ESTIMATORS: tuple[dict[str, Any], ...] = (
+    {"name": "linearised", "times": 4, "steps": 1},
+    {"name": "linearised", "times": 1, "steps": 1},
+    *FINER,
+    {"name": "telescoped", "steps": 8},
+)
+"""What ``estimator: auto`` chooses from, in this order: one is taken if it is clearly better than those before."""
 
 LAPLACIANS: tuple[int | str, ...] = (8, 2, "exact")
 PAIRS = ("none", "antithetic", "quasi")
@@ -184,7 +185,7 @@ def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...]
     """Estimators, Laplacians and pairs that the job lets a pilot choose from."""
     options = job.model.correction
     fixed = options.estimator.name != "auto"
-    estimators = (job.resolved["correction"]["estimator"],) if fixed else (*ESTIMATORS, *FINER)
+    estimators = (job.resolved["correction"]["estimator"],) if fixed else ESTIMATORS
     laplacians = LAPLACIANS if options.laplacian == "auto" else (options.laplacian,)
     pairs = tuple(pair for pair in PAIRS if pair != "quasi" or job.problem.dim <= MAX_DIM)
     return estimators, laplacians, pairs if options.pairs == "auto" else (options.pairs,)
@@ -206,36 +207,42 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor, comm: Communica
     scale = AIM * float(surrogate.value_and_gradient(t, x)[0].detach().square().mean().sqrt())
     tried: list[Candidate] = []
 
-    def best(candidates: list[Candidate], champion: Candidate | None = None, *, steps_count: bool = True) -> Candidate:
+    def outcomes(candidates: list[Candidate]) -> list[tuple[Candidate, float]]:
+        """Every candidate with its work, and that of its base term alone."""
         trials = [
             Trial(candidate.build(), candidate.problem(job, surrogate), draws, (1, len(tried) + n))
             for n, candidate in enumerate(candidates)
         ]
-        results = measured(trials, t, x, job.model.seed, comm)
-        for candidate, trial, (moments, work) in zip(candidates, trials, results, strict=True):
-            estimator = trial.estimator
+        found = []
+        for candidate, trial, (moments, work) in zip(
+            candidates, trials, measured(trials, t, x, job.model.seed, comm), strict=True
+        ):
+            estimator, base = trial.estimator, trial.estimator.terms[0]
             printed = too_dear(estimator, moments, work)
             summed = unsummed(estimator, printed)
             cost = needed(summed, moments, work)
             if scale > 0.0:
                 cost *= 1.0 + (sure_bias(summed, moments, printed) / scale) ** 2
-            coarse = too_coarse(moments, estimator.terms[0], candidate.coupled)
-            last = replace(candidate, work=cost, printed=printed, coarse=coarse)
-            tried.append(last)
-            if champion is not None and steps_count and last.coarse != champion.coarse:
-                better = champion.coarse
-            else:
-                better = champion is None or cost < CLEARLY * (champion.work or 0.0)
-            champion = last if better else champion
-        assert champion is not None
+            coarse = too_coarse(moments, base, candidate.coupled)
+            alone = float(np.mean(moments[base].variance)) * work[base]
+            found.append((replace(candidate, work=cost, printed=printed, coarse=coarse), alone))
+        tried.extend(candidate for candidate, _ in found)
+        return found
+
+    def best(candidates: list[Candidate], champion: Candidate) -> Candidate:
+        for last, _ in outcomes(candidates):
+            cheaper = (last.work or 0.0) < CLEARLY * (champion.work or 0.0)
+            if champion.coarse if last.coarse != champion.coarse else cheaper:
+                champion = last
         return champion
 
-    # Less noise in a trace lets the steps stand out, and makes them no worse: they are judged with the best one.
-    found = best([Candidate(estimators[0], laplacian, pairs[0]) for laplacian in laplacians], steps_count=False)
-    others = [estimator for estimator in estimators[1:] if estimator not in FINER]
-    found = best([replace(found, estimator=estimator, printed=()) for estimator in others], found)
-    for estimator in (e for e in FINER if e in estimators[1:]):
-        if found.coarse:
+    # By the base term: a trace is little of what halving the steps changes, which has a tail where they are too coarse.
+    (found, least), *others = outcomes([Candidate(estimators[0], laplacian, pairs[0]) for laplacian in laplacians])
+    for candidate, alone in others:
+        if alone < CLEARLY * least:
+            found, least = candidate, alone
+    for estimator in estimators[1:]:
+        if estimator not in FINER or found.coarse:
             found = best([replace(found, estimator=estimator, printed=())], found)
     if found.estimator != FINER[-1]:
         found = best([replace(found, pairs=pair, printed=()) for pair in pairs[1:]], found)

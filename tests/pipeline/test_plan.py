@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -112,52 +113,66 @@ AUTO = {"estimator": "auto", "laplacian": "auto", "pairs": "auto"}
 
 
 def decided(folder: Path, monkeypatch: pytest.MonkeyPatch, judge: Callable[[plan.Candidate], tuple[float, bool]]) -> plan.Plan:
-    """What a pilot chooses where the work of every candidate, and whether its steps are too coarse, is as ``judge`` says."""
+    """What a pilot chooses where base draws of every candidate vary, and its steps are too coarse, as ``judge`` says."""
     given = job(folder, **AUTO)
     t, x = given.problem.sample_points(2, Stream(0, Purpose.POINTS))
-    monkeypatch.setattr(plan, "FINER", tuple(plan.FINER[0] | {"times": 2, "steps": steps} for steps in (1, 2)))
     build, judged = plan.Candidate.build, []
+    two = torch.tensor([[-1.0, 1.0]])
 
     def spy(candidate: plan.Candidate) -> Any:
-        judged.append(judge(candidate))
+        variance, coarse = judge(candidate)
+        judged.append((variance / candidate.coupled, 2.0 * variance if coarse else 0.0))
         return build(candidate)
 
-    verdicts = iter(range(1000))
+    def measured(trials: Any, *_: Any) -> Any:
+        results = []
+        for trial, (base, refined) in zip(trials, judged[-len(trials) :], strict=True):
+            names = (*trial.estimator.terms, *trial.estimator.biases)
+            size = {trial.estimator.terms[0]: base, "time step": refined}
+            moments = {name: Moments.of((math.sqrt(size.get(name, 0.0)) * two).numpy()) for name in names}
+            results.append((moments, dict.fromkeys(names, 1.0)))
+        return results
+
     monkeypatch.setattr(plan.Candidate, "build", spy)
-    monkeypatch.setattr(plan, "needed", lambda *_: judged[next(verdicts)][0])
-    monkeypatch.setattr(plan, "sure_bias", lambda *_: 0.0)
-    seen = iter(range(1000))
-    monkeypatch.setattr(plan, "too_coarse", lambda *_: judged[next(seen)][1])
+    monkeypatch.setattr(plan, "measured", measured)
     return plan.choose(given, given.surrogate(), t, x)
+
+
+def is_finer(candidate: plan.Candidate) -> bool:
+    return candidate.estimator in plan.FINER
 
 
 def test_a_way_that_is_too_coarse_is_not_taken_however_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = decided(tmp_path, monkeypatch, lambda c: (1.0, True) if c.pairs == "antithetic" else (100.0, False))
-    assert found.chosen.pairs == "none" and not found.chosen.coarse
-    assert any(c.coarse and c.work == 1.0 for c in found.tried)
-    assert not any(c.estimator in plan.FINER for c in found.tried), "nothing finer is tried where steps are fine enough"
+    assert found.chosen.pairs == "quasi" and not found.chosen.coarse
+    assert [c.pairs for c in found.tried if c.coarse] == ["antithetic"]
+    assert not any(map(is_finer, found.tried)), "nothing finer is tried where steps are fine enough"
 
 
-def test_a_laplacian_is_chosen_by_its_work_whatever_the_steps_which_are_made_finer_then(
+def test_a_laplacian_is_chosen_by_the_base_term_whatever_the_steps_which_are_made_finer_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Noise of probes hides coarse steps: a rule that refused the exact one for them would keep the noise."""
 
     def judge(candidate: plan.Candidate) -> tuple[float, bool]:
-        exact, finer = candidate.laplacian == "exact", candidate.estimator in plan.FINER
-        return (10.0 if exact else 3000.0) + (1.0 if finer else 0.0), exact and not finer
+        exact = candidate.laplacian == "exact"
+        return 10.0 if exact else 3000.0, exact and not is_finer(candidate) and candidate.estimator["name"] == "linearised"
 
     found = decided(tmp_path, monkeypatch, judge)
     assert found.chosen.laplacian == "exact" and found.chosen.estimator == plan.FINER[0] and not found.chosen.coarse
-    assert not any(c.estimator == plan.FINER[1] for c in found.tried)
+    assert [c.estimator for c in found.tried if is_finer(c)] == [plan.FINER[0]] * 3, "with its pairs"
 
 
 def test_ever_finer_steps_are_tried_while_others_are_too_coarse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = decided(
-        tmp_path, monkeypatch, lambda c: (50.0 if c.estimator == plan.FINER[1] else 1.0, c.estimator != plan.FINER[1])
-    )
+    """A telescoped estimate, which does not know how coarse its steps are, has to be clearly better than the finest."""
+
+    def judge(candidate: plan.Candidate) -> tuple[float, bool]:
+        linearised, finest = candidate.estimator["name"] == "linearised", candidate.estimator == plan.FINER[1]
+        return 50.0 if finest else 49.0, linearised and not finest
+
+    found = decided(tmp_path, monkeypatch, judge)
     assert found.chosen.estimator == plan.FINER[1] and not found.chosen.coarse
-    assert [c.estimator in plan.FINER for c in found.tried] == [False] * 5 + [True] * 2
+    assert [is_finer(c) for c in found.tried] == [False] * 4 + [True] * 2 + [False]
 
 
 def test_an_estimator_that_the_job_names_is_taken(tmp_path: Path) -> None:
