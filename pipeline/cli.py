@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ def _show_reference(wanted: bool) -> None:
 JobFile = Annotated[Path, typer.Argument(help="a job in YAML; see jobs/, and `scasml check --explain` for every key")]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of the run; default runs/<name>-<hash>")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="override one key, e.g. --set training.steps=200; repeatable")]
+Only = Annotated[int | None, typer.Option("--only", help="of a sweep, the run of this number alone, from 0")]
 Inline = Annotated[bool, typer.Option("--inline", help="the same graph in this process, without Ray")]
 Explain = Annotated[
     bool,
@@ -63,7 +65,7 @@ def _show(work: Sequence[Work]) -> None:
 
 
 @app.command()
-def run(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = False) -> None:
+def run(job: JobFile, out: Out = None, set_: Set = None, only: Only = None, inline: Inline = False) -> None:
     """Train, correct and report. Run it again to resume; a finished run is left as it is.
 
     \b
@@ -83,7 +85,7 @@ def run(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = False)
     from pipeline.dag import run_graph, run_inline
     from pipeline.work import planned
 
-    work = planned(job, out, set_, on_ray=not inline)
+    work = planned(job, out, set_, only=only, on_ray=not inline)
     found = [w.finished() for w in work]
     todo = [w for w, summary in zip(work, found, strict=True) if summary is None]
     if todo:
@@ -280,6 +282,50 @@ def compare(
         check_writable(out, "--out")
         for file in comparison.save(out, summaries, paired):
             console.print(str(file), markup=False, soft_wrap=True)
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    slurm: Annotated[bool, typer.Option("--slurm", help="to Slurm, by slurm/pipeline.sbatch")] = False,
+    ray: Annotated[str | None, typer.Option("--ray", help="to the Ray cluster with this dashboard, http://HOST:8265")] = None,
+    out: Out = None,
+    set_: Set = None,
+    nodes: Annotated[
+        int, typer.Option("--nodes", min=1, help="Slurm nodes; ranks and training workers are spread over them")
+    ] = 1,
+    gpus: Annotated[int, typer.Option("--gpus-per-node", min=0, help="GPUs of each Slurm node, for training")] = 0,
+    time: Annotated[
+        str, typer.Option("--time", help="Slurm's time limit; a run that needs longer goes on by itself")
+    ] = "01:00:00",
+    array: Annotated[
+        bool, typer.Option("--array", help="of a sweep, every run as a task of a Slurm job array, then its table")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be submitted, and submit nothing")] = False,
+) -> None:
+    """Hand a job to a cluster; prints the id the cluster gave it.
+
+    \b
+    scasml submit jobs/lqg_160d.yaml --slurm --nodes 4 --time 4:00:00
+    scasml submit jobs/hard_set.yaml --slurm --array
+    scasml submit jobs/lqg_160d.yaml --ray http://head:8265 --out /shared/lqg_160d
+
+    Account, partition, modules and MPI flavour stand in slurm/site.sh. The job and its output folder have to be on a disk that
+    all nodes share.
+    """
+    from pipeline import submit as to
+
+    if slurm == (ray is not None):
+        raise InputError("scasml submit needs one of --slurm and --ray ADDRESS")
+    if slurm:
+        commands = to.slurm_commands(job, out, set_ or [], to.Shape(nodes, gpus, time), array=array)
+        said = to.shown(commands) if dry_run else to.to_slurm(commands)
+    else:
+        assert ray is not None
+        name, driver = to.ray_entrypoint(job, out, set_ or [])
+        said = [f"on {ray}: {shlex.join(driver)}" if dry_run else to.to_ray(ray, name, driver)]
+    for text in said:
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def resumable(error: BaseException) -> str:

@@ -43,14 +43,16 @@ PROBE_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 GET_SECONDS = 60.0
 CANCEL_SECONDS = 5.0
+JOIN_SECONDS = 180.0
+"""Time a cluster that is being started has for its nodes."""
 MAX_FAILURES = 3
 """How often a training whose workers fail is taken up again."""
 
 NO_CLUSTER = "Start a cluster there with `ray start --head --port=...`, or unset RAY_ADDRESS to run on this machine"
 
 
-def preflight(job: Job, *, on_ray: bool = False) -> None:
-    """Refuse before anything runs or is written what would fail later."""
+def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
+    """Refuse before anything runs or is written what would fail later; ``here`` says that this machine is to run it."""
     check_user_file(job)
     surrogate = job.surrogate()
     phases = range(len(job.model.training.phases))
@@ -59,7 +61,8 @@ def preflight(job: Job, *, on_ray: bool = False) -> None:
         for n in phases:
             job.optimizer(surrogate.parameters(), n)
     points = count(job)
-    check_resources(job, memory_needed(job, on_ray=on_ray), on_ray=on_ray)
+    if here:
+        check_resources(job, memory_needed(job, on_ray=on_ray), on_ray=on_ray)
     check_derivatives(job, surrogate, objectives)
     check_paths(job, dearest_method(job, surrogate, points))
 
@@ -111,7 +114,7 @@ def _ray(signals: NotedSignals) -> Iterator[Any]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         address = os.environ.get("RAY_ADDRESS")
         if address:
-            probe(address)
+            _until_answers(address)
             options |= {"address": address}
         else:
             token = Path(private) / "token"
@@ -135,6 +138,7 @@ def _ray(signals: NotedSignals) -> Iterator[Any]:
             raise Interrupted("stopped by SIGTERM") from stop
         signals.again()
         try:
+            _until_joined(ray, signals)
             yield ray
         finally:
             ray.shutdown()
@@ -155,6 +159,39 @@ def probe(address: str) -> None:
         raise InputError(f"RAY_ADDRESS = '{address}': {error or type(error).__name__}. {NO_CLUSTER}") from error
 
 
+def expected_nodes() -> int:
+    """Nodes that SCASML_RAY_NODES says a cluster will have; 1 where it says nothing."""
+    text = os.environ.get("SCASML_RAY_NODES", "1")
+    if not text.isdigit():
+        raise InputError(f"SCASML_RAY_NODES = '{text}': how many nodes of a Ray cluster to wait for is a whole number")
+    return int(text)
+
+
+def _until_answers(address: str) -> None:
+    """Wait for the head of a cluster that is being started; of others only ask once."""
+    deadline = time.monotonic() + (JOIN_SECONDS if "SCASML_RAY_NODES" in os.environ else 0.0)
+    while True:
+        try:
+            return probe(address)
+        except InputError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_SECONDS)
+
+
+def _until_joined(ray: Any, signals: NotedSignals) -> None:
+    """Wait for the nodes that a cluster is to have; EngineError where they do not come."""
+    wanted, deadline = expected_nodes(), time.monotonic() + JOIN_SECONDS
+    while (there := sum(node["Alive"] for node in ray.nodes())) < wanted:
+        signals.check()
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"{there} of the {wanted} nodes of SCASML_RAY_NODES have joined the Ray cluster within {JOIN_SECONDS:.0f} s: "
+                "the steps of its other nodes say why"
+            )
+        time.sleep(LOOK_SECONDS)
+
+
 def check_capacity(job: Job, nodes: list[float]) -> int:
     """CPUs to reserve for the correction on a cluster of nodes with these many; InputError for what would wait for ever."""
     workers, correction = job.model.training.workers, job.model.correction
@@ -166,12 +203,36 @@ def check_capacity(job: Job, nodes: list[float]) -> int:
     if largest < 1:
         raise InputError("the Ray cluster has no node with a CPU: start it with --num-cpus, or wait for its workers to join")
     # srun spreads ranks over its own allocation; mpiexec starts all of them on the node of the task.
-    if correction.ranks > largest and not correction.oversubscribe and not os.environ.get("SLURM_JOB_ID"):
+    room, where = (int(sum(nodes)), "nodes") if os.environ.get("SLURM_JOB_ID") else (largest, "largest node")
+    if correction.ranks > room and not correction.oversubscribe:
         raise InputError(
-            f"correction.ranks = {correction.ranks}: more than the {largest} CPUs of the largest node of the Ray cluster. "
+            f"correction.ranks = {correction.ranks}: more than the {room} CPUs of the {where} of the Ray cluster. "
             "Lower it, or set correction.oversubscribe: true"
         )
-    return min(correction.ranks, largest)
+    return min(correction.ranks, room)
+
+
+@contextmanager
+def _slurm_hosts(ray: Any, cpus: int, ranks: int) -> Iterator[list[str]]:
+    """Hold so many CPUs of a Ray cluster over Slurm nodes; the node of each rank, as Slurm calls it.
+
+    What trains meanwhile keeps its own cores. Nodes carry their names as a resource ``slurm:NAME`` (slurm/common.sh).
+    """
+    group = ray.util.placement_group([{"CPU": 1}] * cpus, strategy="PACK")
+    try:
+        ray.get(group.ready())
+        names = {
+            node["NodeID"]: key.removeprefix("slurm:")
+            for node in ray.nodes()
+            for key in node["Resources"]
+            if key.startswith("slurm:")
+        }
+        held = ray.util.placement_group_table(group)["bundles_to_node_id"]
+        hosts = [names[held[bundle]] for bundle in sorted(held)]
+        # More ranks than CPUs share them in turn; ranks of a node are neighbours.
+        yield sorted(hosts[rank % cpus] for rank in range(ranks))
+    finally:
+        ray.util.remove_placement_group(group)
 
 
 def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) -> None:
@@ -195,11 +256,19 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
             correct_stage(folder, folder.load())
             return "corrected"
 
+        def correct_on_slurm(folder: RunFolder, trained: str, cpus: int) -> str:
+            job = folder.load()
+            with _slurm_hosts(ray, cpus, job.model.correction.ranks) as hosts:
+                correct_stage(folder, job, hosts)
+            return "corrected"
+
         def report(folder: RunFolder, corrected: str) -> None:
             report_stage(folder, folder.load())
 
-        remote = {f.__name__: ray.remote(max_retries=0)(f) for f in (train, train_after, correct, report)}
-        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        remote = {f.__name__: ray.remote(max_retries=0)(f) for f in (train, train_after, correct, correct_on_slurm, report)}
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [resources.get("CPU", 0.0) for resources in alive]
+        named = all(any(key.startswith("slurm:") for key in resources) for resources in alive)
         reserved = [check_capacity(job, nodes) for job, _ in work]
         begin()
         tasks: list[Any] = []
@@ -213,7 +282,10 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
                 own = remote["train"].options(num_cpus=0 if job.model.training.workers > 1 else 1)
                 trained = own.remote(folder) if first is None else remote["train_after"].remote(first, folder)
                 first = first or trained
-                corrected = remote["correct"].options(num_cpus=ranks).remote(folder, trained)
+                if named and job.model.correction.ranks > 1:
+                    corrected = remote["correct_on_slurm"].options(num_cpus=0).remote(folder, trained, ranks)
+                else:
+                    corrected = remote["correct"].options(num_cpus=ranks).remote(folder, trained)
                 ends.append(remote["report"].remote(folder, corrected))
                 tasks.extend((trained, corrected, ends[-1]))
             return ends

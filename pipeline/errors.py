@@ -9,7 +9,8 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C; a launcher's or a user's end; what Slurm is asked to send before a time limit or a preemption."""
 
 
 class InputError(Exception):
@@ -57,13 +58,13 @@ def _stop(signum: int, frame: object) -> None:
 
 
 def stop_on_signals() -> None:
-    """Turn Ctrl-C and SIGTERM into Interrupted, raised wherever Python is."""
+    """Turn Ctrl-C, SIGTERM and SIGUSR1 into Interrupted, raised wherever Python is."""
     for number in STOPPING:
         signal.signal(number, _stop)
 
 
 class NotedSignals:
-    """Ctrl-C and SIGTERM are noted while this is entered, and raised by ``check``.
+    """Ctrl-C, SIGTERM and SIGUSR1 are noted while this is entered, and raised by ``check``.
 
     For code that waits inside an engine which would swallow what a signal handler raises. Outside the
     main thread, where Python allows no handlers, it does nothing.

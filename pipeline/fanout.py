@@ -33,8 +33,11 @@ LOOK_IN_SECONDS = 0.001
 FIRST_WAVE_FLOP = 2e10
 """Work of the first wave per rank, from which the speed is measured."""
 
-MAX_WAVE_CHUNKS = 4096
+MAX_FILE_CHUNKS = 4096
 """Most chunks of one file."""
+
+CHUNKS_PER_RANK = 256
+"""Most chunks of one wave for every rank, where that is more than one file holds: waves of fewer would end in waiting."""
 
 
 class Communicator(Protocol):
@@ -172,7 +175,7 @@ def drive(
         if comm.rank == 0 and (grown := tally.next(counts, tolerance, budget)) is not None:
             missing = deque(method.layout.chunk(*key) for key in tally.missing(counts, grown))
         while True:
-            wave = comm.share(_take_wave(method, missing, work) if comm.rank == 0 else None)
+            wave = comm.share(_take_wave(method, missing, work, comm.size) if comm.rank == 0 else None)
             if not wave:
                 break
             began = time.perf_counter()
@@ -183,11 +186,15 @@ def drive(
             parts = comm.gather(mine)
             if parts is not None:
                 elapsed = time.perf_counter() - began
-                finished = _as_wave(method, [entry for part in parts for entry in part], elapsed)
-                tally.add(finished)
+                entries = sorted((entry for part in parts for entry in part), key=lambda entry: entry[0].key)
                 # After the last file there is: a lost one leaves a gap, and none may be overwritten.
                 number = max((int(path.stem.removeprefix("wave-")) for path in folder.waves(method.name)), default=-1) + 1
-                store.save_wave(folder.chunks(method.name) / f"wave-{number:06d}.h5", finished, owner=method.owner, named=named)
+                for first in range(0, len(entries), MAX_FILE_CHUNKS):
+                    finished = _as_wave(method, entries[first : first + MAX_FILE_CHUNKS], 0.0 if first else elapsed)
+                    tally.add(finished)
+                    path = folder.chunks(method.name) / f"wave-{number:06d}.h5"
+                    store.save_wave(path, finished, owner=method.owner, named=named)
+                    number += 1
                 work *= min(4.0, WAVE_SECONDS / max(elapsed, 1e-3))
                 whole = sum(map(sum, tally.expected(grown, tolerance, budget))) if not missing and grown else 0
                 log(folder.log, f"{method.name} {len(tally.have)}/{max(whole, len(tally.have) + len(missing))} chunks")
@@ -201,10 +208,10 @@ def drive(
     return Outcome(tally, counts, stages, is_met(tally, counts, tolerance) if comm.rank == 0 else None)
 
 
-def _take_wave(method: Method, missing: deque[Chunk], work: float) -> list[Chunk]:
+def _take_wave(method: Method, missing: deque[Chunk], work: float, ranks: int) -> list[Chunk]:
     """The next chunks of about ``work`` FLOP, taken off the front of ``missing``."""
     wave: list[Chunk] = []
-    while missing and work > 0.0 and len(wave) < MAX_WAVE_CHUNKS:
+    while missing and work > 0.0 and len(wave) < max(MAX_FILE_CHUNKS, CHUNKS_PER_RANK * ranks):
         chunk = missing.popleft()
         wave.append(chunk)
         work -= method.prices.work[chunk.term] * chunk.draws * (chunk.stop - chunk.start)
@@ -212,7 +219,6 @@ def _take_wave(method: Method, missing: deque[Chunk], work: float) -> list[Chunk
 
 
 def _as_wave(method: Method, entries: list[tuple[Chunk, Moments, float]], wall: float) -> store.Wave:
-    entries = sorted(entries, key=lambda entry: entry[0].key)
     mean = np.full((len(entries), POINTS_PER_BLOCK, *method.axes), np.nan)
     m2 = mean.copy()
     for row, (chunk, moments, _) in enumerate(entries):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,9 @@ STALL_SECONDS = 600.0
 
 STOP_SECONDS = 10.0
 """Time a launcher has to take its ranks along before they are killed."""
+
+HOSTFILE = ".hosts"
+"""In a run's folder, which all nodes share: the Slurm node of every rank."""
 
 TETHER = Path(__file__).with_name("tether.py")
 
@@ -57,8 +61,10 @@ def _is_open_mpi(mpiexec: str) -> bool:
     return re.search(r"open.?mpi|openrte|prrte", shown.stdout, re.IGNORECASE) is not None
 
 
-def correct_stage(folder: RunFolder, job: Job) -> None:
+def correct_stage(folder: RunFolder, job: Job, hosts: Sequence[str] = ()) -> None:
     """Run the correction with the job's number of ranks; finished chunks are kept whatever happens.
+
+    ``hosts`` are the Slurm nodes of the ranks, one each, where they are not for srun to choose.
 
     Raises InputError for what a rank refuses, Interrupted where the ranks were terminated, EngineError
     where they failed or hang.
@@ -77,16 +83,20 @@ def correct_stage(folder: RunFolder, job: Job) -> None:
             with one_thread():
                 correct(folder, job, Alone())
         else:
-            _on_ranks(command, folder, options.ranks)
+            _on_ranks([*command, "--distribution=arbitrary"] if hosts else command, folder, options.ranks, hosts)
 
 
-def _on_ranks(command: list[str], folder: RunFolder, ranks: int) -> None:
+def _on_ranks(command: list[str], folder: RunFolder, ranks: int, hosts: Sequence[str]) -> None:
     root = str(Path(__file__).parent.parent)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     if command[0] == "srun" and (Path(sys.executable).parent / "mpiexec").exists():
         # Slurm's PMI reads requests into 1024 bytes. With UCX the mpich wheel publishes 4096 bytes of which most are
         # whatever the heap held, in requests that may be longer; with libfabric an address of a few bytes.
         environment.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+    hostfile = folder.path / HOSTFILE
+    if hosts:
+        hostfile.write_text("".join(f"{host}\n" for host in hosts), encoding="utf-8")
+        environment["SLURM_HOSTFILE"] = str(hostfile)
     environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
     program = [sys.executable, "-m", "mpi4py", "-m", "pipeline.rank", str(folder.path)]
     program += ["--ranks", str(ranks), "--stall", str(STALL_SECONDS)]
@@ -105,7 +115,8 @@ def _on_ranks(command: list[str], folder: RunFolder, ranks: int) -> None:
             code = _wait(process, folder)
         finally:
             _stop(process)
-            pulse_file(folder.path).unlink(missing_ok=True)
+            for own in (pulse_file(folder.path), hostfile):
+                own.unlink(missing_ok=True)
     if code == 0:
         return
     if code in (-signal.SIGTERM, 128 + signal.SIGTERM):

@@ -29,6 +29,8 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     # A launcher that is killed outright leaves its ranks behind.
     end_with_parent(signal.SIGKILL)
+    # Sent to all of a Slurm job it is for the process that launched the ranks, which ends them in order.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     world = World()
     if world.size != given.ranks:
         raise SystemExit(

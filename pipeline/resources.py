@@ -59,6 +59,16 @@ def check_writable(path: Path, where: str) -> None:
         ) from error
 
 
+def check_lasting(path: Path, out: Path | None) -> None:
+    """Refuse a folder inside the temporary copy of its files that `ray job submit` makes: it goes with the job."""
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if submitted and "runtime_resources" in Path.cwd().parts and path.is_relative_to(Path.cwd()):
+        raise InputError(
+            f"--out {out or path.name}: a submitted Ray job works in a temporary copy of its files, and this folder would be lost "
+            "with it; name an absolute folder on a disk that all nodes share"
+        )
+
+
 def check_disk(path: Path, size: float) -> None:
     """Refuse runs that write more than is free on the disk of ``path``, which need not exist yet."""
     there = path.absolute()

@@ -19,7 +19,7 @@ from pipeline.folders import check_folder, prepare
 from pipeline.job import Job, RunFolder, digest, load_jobs
 from pipeline.reading import parse_override, read_mapping
 from pipeline.report_files import finished
-from pipeline.resources import check_disk, check_writable
+from pipeline.resources import check_disk, check_lasting, check_writable
 from pipeline.training import one_thread, trained_surrogate
 
 
@@ -69,12 +69,25 @@ class Work:
         return [path.name for path in wanted if path.exists()]
 
 
-def planned(job_file: Path, out: Path | None, overrides: Sequence[str] | None, *, on_ray: bool = False) -> list[Work]:
-    """Every run of a job file, with its folder. What cannot run is refused here, and nothing is written."""
+def planned(
+    job_file: Path,
+    out: Path | None,
+    overrides: Sequence[str] | None,
+    *,
+    only: int | None = None,
+    on_ray: bool = False,
+    here: bool = True,
+) -> list[Work]:
+    """Every run of a job file, or the one numbered ``only``, with its folder. What cannot run is refused, and nothing is written."""
     jobs = load_jobs(job_file, dict(parse_override(text) for text in overrides or []))
-    for job in jobs:
-        preflight(job, on_ray=on_ray)
     work = [Work(job, RunFolder(path.absolute())) for job, path in zip(jobs, _folders(jobs, out), strict=True)]
+    if only is not None:
+        if not 0 <= only < len(work):
+            raise InputError(f"--only {only}: '{job_file}' holds {len(work)} runs, numbered 0 to {len(work) - 1}")
+        work = work[only : only + 1]
+    for w in work:
+        preflight(w.job, on_ray=on_ray, here=here)
+        check_lasting(w.folder.path, out)
     for w in work:
         check_writable(w.folder.path, "--out")
         check_folder(w.job, w.folder.path)

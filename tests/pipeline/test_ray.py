@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from ray_head import free_port, ray_head
 from running import TWO, all_gone, counts, execute, family, log_of, marks, ranks, started, stop
 from test_bad_input import write
 
@@ -73,49 +69,11 @@ def trained(undisturbed: Path, fresh: Path) -> Path:
     return fresh
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A Ray cluster that runs already, guarded by a token: its address and its first process."""
-    place = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray puts sockets there
-    token = place / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    guard = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    port = free_port()
-    line = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
-    line += [f"--ray-client-server-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
-    line += ["--include-dashboard=false", "--object-store-memory=100000000", f"--temp-dir={place}", "--disable-usage-stats"]
-    process = subprocess.Popen(
-        line, env={**os.environ, **guard, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    patch = pytest.MonkeyPatch()
-    try:
-        for key, value in guard.items():
-            patch.setenv(key, value)
-        deadline = time.monotonic() + 90.0
-        while True:
-            try:
-                dag.probe(f"127.0.0.1:{port}")
-                break
-            except InputError as error:
-                assert time.monotonic() < deadline and process.poll() is None, error
-                time.sleep(0.2)
-        yield f"127.0.0.1:{port}", process
-    finally:
-        patch.undo()
-        # Asked to end, it would wait half a minute for workers that have ended and that nobody has asked after.
-        for one in [*(family(process) if process.poll() is None else []), process]:
-            with suppress(psutil.NoSuchProcess, ProcessLookupError):
-                one.kill()
-        process.communicate(timeout=60)
-        shutil.rmtree(place, ignore_errors=True)
+    with ray_head() as (address, _, process):
+        yield address, process
 
 
 @pytest.fixture

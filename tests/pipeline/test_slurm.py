@@ -1,8 +1,9 @@
-"""Inside a Slurm allocation of two nodes the correction goes through srun, to the same bits."""
+"""On a real Slurm of two nodes: the batch scripts, submission, preemption, a lost node, and the bits of the laptop."""
 
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 import shutil
@@ -11,14 +12,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
+from running import TWO, execute, log_of, marks, running
 from test_bad_input import write
 
-from conftest import numbers  # isort: skip
+from conftest import TINY, numbers  # isort: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,16 +48,17 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
 ReturnToService=2
-SlurmdTimeout=60
+SlurmdTimeout=15
 KillWait=5
 SlurmdDebug=debug3
 KillOnBadExit=1
 MpiDefault=pmi2
+MinJobAge=3600
 EnforcePartLimits=ALL
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=1000 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=1000 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=8000 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=8000 State=UNKNOWN
 PartitionName=main Nodes=n[1-2] Default=YES MaxTime=60 State=UP
 """
 
@@ -80,60 +85,197 @@ def stop(pids: list[int]) -> None:
             time.sleep(0.05)
 
 
-@pytest.fixture
-def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of a Slurm cluster of two nodes on this machine."""
+class Cluster:
+    """A Slurm of two nodes on this machine, and how a user talks to it."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "RAY"))}
+        self.environment |= {"SLURM_CONF": str(place / "slurm.conf"), "SCASML_SLURM": str(ROOT / "slurm")}
+        self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self.environment['PATH']}"
+        self.environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{self.environment.get('PYTHONPATH', '')}"
+
+    def call(self, *line: object, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*map(str, line)], env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    def start(self, *daemon: str) -> None:
+        subprocess.run(daemon, env=self.environment, check=True, timeout=30, capture_output=True)
+
+    def until_idle(self, seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while (shown := self.call("sinfo", "-h", "-o", "%t %D").stdout.split()) != ["idle", "2"]:
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.2)
+
+    def submit(self, script: str, *arguments: object, options: tuple[str, ...] = ()) -> str:
+        """The id of a batch job."""
+        log = f"--output={self.place / 'log'}/job-%j.txt"
+        done = self.call("sbatch", "--parsable", "--time=5", log, *options, ROOT / "slurm" / script, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def state(self, job: str) -> dict[str, str]:
+        """What Slurm knows of a job, a field a key."""
+        shown = self.call("scontrol", "show", "job", "-o", job).stdout
+        return dict(re.findall(r"(\w+)=(\S+)", shown))
+
+    def of_node(self, node: str, job: str) -> list[psutil.Process]:
+        """All that a job runs on one of the nodes, which are one machine: its steps' daemons and their children."""
+        found = []
+        for daemon in psutil.process_iter(["cmdline"]):
+            if f"slurmstepd: [{job}" in " ".join(daemon.info["cmdline"] or []):
+                with suppress(psutil.NoSuchProcess):
+                    children = daemon.children(recursive=True)
+                    if any(child.environ().get("SLURMD_NODENAME") == node for child in children):
+                        found += [daemon, *children]
+        assert found
+        return found
+
+    def log(self, job: str) -> str:
+        path = self.place / "log" / f"job-{job}.txt"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def until(self, job: str, reached: Callable[[dict[str, str]], bool], seconds: float = 180.0) -> dict[str, str]:
+        deadline = time.monotonic() + seconds
+        while not reached(state := self.state(job)):
+            assert time.monotonic() < deadline, f"{state}\n{self.log(job)}"
+            time.sleep(0.2)
+        return state
+
+    def ended(self, job: str, *, as_: str = "COMPLETED", seconds: float = 180.0) -> None:
+        """Wait for a job's end, which has to be this one."""
+        last = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+        state = self.until(job, lambda s: s.get("JobState") in last, seconds)
+        assert state["JobState"] == as_, f"{state}\n{self.log(job)}"
+
+    def again_now(self, job: str, restarts: int) -> None:
+        """Wait until a job is back in the queue and have it begin at once, where Slurm would wait two minutes."""
+        self.until(job, lambda s: s.get("Restarts") == str(restarts) and s.get("JobState") == "PENDING")
+        assert self.call("scontrol", "update", f"JobId={job}", "StartTime=now").returncode == 0
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Slurm of two nodes on this machine."""
     if not shutil.which("slurmctld"):
         pytest.skip("Slurm is not installed: no slurmctld")
-    place = tmp_path / "slurm"
+    place = tmp_path_factory.mktemp("slurm")
     for name in ("run", "state", "log", "spool/n1", "spool/n2"):
         (place / name).mkdir(parents=True)
     text = CONFIGURATION.format(
         host=socket.gethostname().partition(".")[0], user=getpass.getuser(), place=place, ports=free_ports(3)
     )
     (place / "slurm.conf").write_text(text)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
-    environment["SLURM_CONF"] = str(place / "slurm.conf")
+    cluster = Cluster(place)
     try:
         for daemon in (["slurmctld", "-c", "-i"], ["slurmd", "-N", "n1"], ["slurmd", "-N", "n2"]):
-            subprocess.run(daemon, env=environment, check=True, timeout=30, capture_output=True)
-        deadline = time.monotonic() + 60.0
-        while True:
-            shown = subprocess.run(["sinfo", "-h", "-o", "%t %D"], env=environment, capture_output=True, text=True, check=False)
-            if shown.stdout.split() == ["idle", "2"]:
-                break
-            assert time.monotonic() < deadline, shown.stdout + shown.stderr
-            time.sleep(0.1)
-        yield environment
+            cluster.start(*daemon)
+        cluster.until_idle()
+        yield cluster
     finally:
+        cluster.call("scancel", f"--user={getpass.getuser()}")
+        deadline = time.monotonic() + 20.0
+        while cluster.call("squeue", "-h").stdout.strip() and time.monotonic() < deadline:
+            time.sleep(0.2)
         stop([int(file.read_text()) for file in (place / "run").glob("*.pid") if file.read_text().strip()])
 
 
-def test_a_job_of_two_slurm_nodes_gives_the_bits_of_the_laptop(job_file: Path, tmp_path: Path, slurm: dict[str, str]) -> None:
-    write(job_file, {"correction.ranks": 1, "report.baselines": ["surrogate"]})
-    command = [sys.executable, "-m", "pipeline", "run", str(job_file), "--inline", "--out"]
-    here = subprocess.run([*command, str(tmp_path / "here" / "run")], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert here.returncode == 0, here.stdout + here.stderr
+WHOLE = {
+    "training.workers": 2,
+    "training.steps": 400,
+    "training.checkpoint_every": 0.3,
+    "correction.max_paths": 100_000,
+    "report.baselines": ["surrogate"],
+    **TWO,
+}
+
+
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the whole job in one process, job.yaml beside it."""
+    place = tmp_path_factory.mktemp("laptop")
+    (place / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    write(place / "tiny.yaml", WHOLE)
+    done = execute(place / "tiny.yaml", place / "run", "--inline", "--set", "correction.ranks=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return place
+
+
+def test_a_correction_on_two_nodes_gives_the_bits_of_the_laptop(laptop: Path, tmp_path: Path, slurm: Cluster) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(laptop / "run" / "surrogate.h5", run)
     # More ranks than the nodes have cores: srun has to be told.
-    write(job_file, {"correction.ranks": 3, "correction.oversubscribe": True})
-    there = tmp_path / "there" / "run"
-    script = tmp_path / "job.sh"
-    script.write_text(f"#!/bin/bash\nset -x\nenv | grep SLURM_\ncd '{ROOT}' && {' '.join(command)} '{there}'\n")
-    output = tmp_path / "job.out"
-    options = ["--wait", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--time=5", f"--output={output}"]
-    try:
-        found = subprocess.run(
-            ["sbatch", *options, str(script)], env=slurm, capture_output=True, text=True, timeout=200, check=False
-        )
-    finally:
-        subprocess.run(["scancel", f"--user={getpass.getuser()}"], env=slurm, capture_output=True, check=False)
-    text = output.read_text() if output.exists() else ""
-    assert found.returncode == 0, found.stderr + text
-    assert "SLURM_JOB_NUM_NODES=2" in text
+    shape = ("--nodes=2", "--ntasks=2", "--ntasks-per-node=1")
+    job = slurm.submit("correct.sbatch", laptop / "tiny.yaml", "--out", run, "--set", "correction.ranks=3", options=shape)
+    slurm.ended(job)
     # Without srun there would be one rank, and the log would say so.
-    log = (there / "log.txt").read_text()
-    assert "no srun or mpiexec" not in log and "chunks computed, 0 reused" in log and "surrogate taken" not in log
-    assert numbers(there) == numbers(tmp_path / "here" / "run")
+    log = log_of(run)
+    assert "no srun or mpiexec" not in log and "chunks computed, 0 reused" in log
+    assert numbers(run) == numbers(laptop / "run")
     # Slurm reads what a rank publishes into 1024 bytes and loses the rest; an address takes a hundred, unless it is padded.
-    published = re.findall(r"client request: cmd=put (.*)", (tmp_path / "slurm" / "log" / "slurmd-n1.log").read_text())
+    published = re.findall(r"client request: cmd=put (.*)", (slurm.place / "log" / "slurmd-n1.log").read_text())
     assert published and max(map(len, published)) < 300
+
+
+def test_a_preempted_pipeline_requeues_itself_and_ends_with_the_bits_of_the_laptop(
+    laptop: Path, tmp_path: Path, slurm: Cluster
+) -> None:
+    run = tmp_path / "run"
+    job = slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", run, options=("--nodes=2", "--ntasks-per-node=1"))
+    slurm.until(job, lambda s: (run / "surrogate.h5").exists() or s.get("JobState") not in ("PENDING", "RUNNING"))
+    assert slurm.call("scancel", "--batch", "--signal=USR1", job).returncode == 0
+    slurm.again_now(job, restarts=1)
+    slurm.ended(job)
+    assert marks(run) == [
+        "train began",
+        "train began",
+        "train ended",
+        *(f"{s} {m}" for s in ("correct", "report") for m in ("began", "ended")),
+    ]
+    assert numbers(run) == numbers(laptop / "run")
+    assert json.loads((run / "report.json").read_text())["resumed"] == 1
+    left = [p for p in psutil.process_iter(["cmdline"]) if f"ray-{job}" in " ".join(p.info["cmdline"] or [])]
+    assert not running(left)
+
+
+def test_a_sweep_is_submitted_as_a_job_array_with_its_table_after_it(tmp_path: Path, slurm: Cluster) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"sweep": {"seed": [0, 1]}}))
+    write(tmp_path / "tiny.yaml", {"correction.max_paths": 40_000, "report.baselines": ["surrogate"]})
+    line = [sys.executable, "-m", "pipeline", "submit", tmp_path / "tiny.yaml", "--slurm", "--array", "--out", tmp_path / "runs"]
+    shown = slurm.call(*line, "--dry-run")
+    assert shown.returncode == 0 and "--array=0-1" in shown.stdout and "--dependency=afterok:" in shown.stdout
+    assert not slurm.call("squeue", "-h").stdout.strip()
+    done = slurm.call(*line)
+    assert done.returncode == 0, done.stderr
+    _, table = done.stdout.split()
+    slurm.ended(table)
+    (data,) = [json.loads(path.read_text()) for path in tmp_path.glob("runs/tiny-sweep-*/table.json")]
+    assert [r["set"] for r in data["runs"]] == [{"seed": 0}, {"seed": 1}]
+
+
+def test_what_the_cluster_cannot_run_is_refused_with_what_it_says(tmp_path: Path, slurm: Cluster) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    line = [sys.executable, "-m", "pipeline", "submit", tmp_path / "tiny.yaml", "--slurm", "--out", tmp_path / "run"]
+    for more in (["--nodes", "9"], ["--time", "2-00:00:00"]):
+        done = slurm.call(*line, *more)
+        assert done.returncode == 2 and "sbatch refused the job" in done.stderr and "slurm/site.sh" in done.stderr
+    assert not slurm.call("squeue", "-h").stdout.strip() and not (tmp_path / "run").exists()
+
+
+def test_a_job_whose_node_is_lost_runs_again_and_ends_with_the_bits_of_the_laptop(
+    laptop: Path, tmp_path: Path, slurm: Cluster
+) -> None:
+    run = tmp_path / "run"
+    job = slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", run, options=("--nodes=2", "--ntasks-per-node=1"))
+    slurm.until(job, lambda s: (run / "surrogate.h5").exists() or s.get("JobState") not in ("PENDING", "RUNNING"))
+    for process in [psutil.Process(int((slurm.place / "run" / "slurmd-n2.pid").read_text())), *slurm.of_node("n2", job)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    slurm.until(job, lambda s: s.get("Restarts") == "1")
+    slurm.start("slurmd", "-N", "n2")
+    slurm.again_now(job, restarts=1)
+    slurm.ended(job)
+    assert numbers(run) == numbers(laptop / "run")

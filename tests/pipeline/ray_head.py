@@ -1,0 +1,74 @@
+"""A Ray cluster of one node that runs already, on loopback, for tests."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from running import family
+
+from pipeline import dag
+from pipeline.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@contextmanager
+def ray_head(*, dashboard: bool = False) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
+    """Guarded by a token that this process and its children have: address, that of its dashboard, and its first process."""
+    place = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray puts sockets there
+    token = place / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    guard = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    port, board = free_port(), free_port()
+    line = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
+    line += [f"--ray-client-server-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
+    line += [
+        f"--include-dashboard={str(dashboard).lower()}",
+        f"--dashboard-port={board}",
+        f"--dashboard-agent-listen-port={free_port()}",
+    ]
+    line += ["--object-store-memory=100000000", f"--temp-dir={place}", "--disable-usage-stats"]
+    environment = {**os.environ, **guard, "PYTHONPATH": path}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    patch = pytest.MonkeyPatch()
+    try:
+        for key, value in guard.items():
+            patch.setenv(key, value)
+        deadline = time.monotonic() + 90.0
+        while True:
+            try:
+                dag.probe(f"127.0.0.1:{port}")
+                break
+            except InputError as error:
+                assert time.monotonic() < deadline and process.poll() is None, error
+                time.sleep(0.2)
+        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{board}", process
+    finally:
+        patch.undo()
+        # Asked to end, it would wait half a minute for workers that have ended and that nobody has asked after.
+        for one in [*(family(process) if process.poll() is None else []), process]:
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                one.kill()
+        process.communicate(timeout=60)
+        shutil.rmtree(place, ignore_errors=True)
