@@ -263,9 +263,11 @@ def compare(
     summaries = [summary for _, summary in found]
     paired = comparison.pairs(summaries, comparison.published(published)) if published is not None else []
     for equation, methods in comparison.rates(summaries).items():
+        expected = comparison.theory(methods)
         for method, rate in methods.items():
             if rate.slope is not None:
                 text = f"{equation}, {method}: relative L2 falls as (training samples + paths)^({rate.slope})"
+                text += f", by theory {expected[method]:+.2f}" if method in expected else ""
                 console.print(text, markup=False, soft_wrap=True)
     for label, summary in found:
         for method in ("linear", "mlp", "scasml"):

@@ -247,6 +247,19 @@ def rates(summaries: Sequence[Summary]) -> dict[str, dict[str, Rate]]:
     return out
 
 
+def theory(methods: Mapping[str, Rate]) -> dict[str, float]:
+    """The rates that theory gives: -1/2 for plain multilevel Picard, and -1/2 - s/d for a corrected surrogate (arXiv 2504.16172).
+
+    s/d is taken from the surrogate's own errors in its samples. Theory means the error in the norm that the correction's
+    variance follows, that of the residual, which falls more slowly than that of the values.
+    """
+    out = {"mlp": -0.5} if "mlp" in methods else {}
+    surrogate = methods.get("surrogate")
+    if "scasml" in methods and surrogate is not None and surrogate.slope is not None:
+        out["scasml"] = -0.5 + surrogate.slope.value
+    return out
+
+
 def rate_figure(found: Mapping[str, Mapping[str, Rate]]) -> Figure:
     """Error against total samples with the fitted slopes, a line style an equation."""
     figure, plot = axes()
@@ -255,8 +268,14 @@ def rate_figure(found: Mapping[str, Mapping[str, Rate]]) -> Figure:
             label = LABELS[method] + ("" if rate.slope is None else f", slope {rate.slope}")
             label = label if len(found) == 1 else f"{name}: {label}"
             plot.loglog(rate.samples, rate.errors, "o", ls=style, ms=4, color=COLOURS[method], label=label)
+            if (expected := theory(methods).get(method)) is not None and len(rate.samples) > 1:
+                # From the first point on, as far as the picture goes.
+                guide = np.asarray(rate.samples)
+                guide = guide[rate.errors[0] * (guide / guide[0]) ** expected >= 0.5 * min(rate.errors)]
+                plot.loglog(guide, rate.errors[0] * (guide / guide[0]) ** expected, ":", lw=1, color=COLOURS[method])
+    plot.plot([], [], ":", lw=1, color="#555", label="theory: -1/2, and -1/2 - s/d with the surrogate's own s/d")
     plot.set(xlabel="training samples + paths", ylabel="relative L2 error")
-    plot.legend(frameon=False, fontsize=8)
+    plot.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 

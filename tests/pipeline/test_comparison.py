@@ -60,6 +60,12 @@ def test_rates_are_saved_by_equation_and_drawn(tmp_path: Path) -> None:
     assert slopes["lqg (dim 40)"]["scasml"]["value"] == pytest.approx(-0.5)
 
 
+def test_theory_adds_the_surrogates_own_rate_to_that_of_monte_carlo() -> None:
+    rate = comparison.Rate([1.0, 2.0, 4.0], [1.0, 0.5, 0.25], comparison.Slope(-1.0, 0.1))
+    assert comparison.theory({"surrogate": rate, "scasml": rate, "mlp": rate}) == {"mlp": -0.5, "scasml": -1.5}
+    assert comparison.theory({"scasml": rate, "surrogate": comparison.Rate([1.0], [1.0], None)}) == {}
+
+
 def test_errors_within_a_run_have_a_rate_in_flop_and_those_of_one_point_none() -> None:
     run = summary()
     run["methods"]["scasml"]["trace"] = [{"flop": 4.0**n, "rel_l2": 2.0**-n} for n in range(5)]

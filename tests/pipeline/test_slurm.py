@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from pages import checkout, commands
 from running import TWO, execute, log_of, marks, running
 from test_bad_input import write
 
@@ -144,11 +145,12 @@ class Cluster:
             time.sleep(0.2)
         return state
 
-    def ended(self, job: str, *, as_: str = "COMPLETED", seconds: float = 180.0) -> None:
-        """Wait for a job's end, which has to be this one."""
+    def ended(self, job: str, *, as_: str = "COMPLETED", seconds: float = 180.0, logs: Path | None = None) -> None:
+        """Wait for a job's end, which has to be this one; its log is shown where it is not."""
         last = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
         state = self.until(job, lambda s: s.get("JobState") in last, seconds)
-        assert state["JobState"] == as_, f"{state}\n{self.log(job)}"
+        shown = [path.read_text(errors="replace") for path in (logs or Path("/nowhere")).glob(f"*-{job}.log")]
+        assert state["JobState"] == as_, f"{state}\n{self.log(job)}{shown}"
 
     def again_now(self, job: str, restarts: int) -> None:
         """Wait until a job is back in the queue and have it begin at once, where Slurm would wait two minutes."""
@@ -241,19 +243,35 @@ def test_a_preempted_pipeline_requeues_itself_and_ends_with_the_bits_of_the_lapt
     assert not running(left)
 
 
-def test_a_sweep_is_submitted_as_a_job_array_with_its_table_after_it(tmp_path: Path, slurm: Cluster) -> None:
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"sweep": {"seed": [0, 1]}}))
-    write(tmp_path / "tiny.yaml", {"correction.max_paths": 40_000, "report.baselines": ["surrogate"]})
-    line = [sys.executable, "-m", "pipeline", "submit", tmp_path / "tiny.yaml", "--slurm", "--array", "--out", tmp_path / "runs"]
-    shown = slurm.call(*line, "--dry-run")
-    assert shown.returncode == 0 and "--array=0-1" in shown.stdout and "--dependency=afterok:" in shown.stdout
-    assert not slurm.call("squeue", "-h").stdout.strip()
-    done = slurm.call(*line)
-    assert done.returncode == 0, done.stderr
-    _, table = done.stdout.split()
-    slurm.ended(table)
-    (data,) = [json.loads(path.read_text()) for path in tmp_path.glob("runs/tiny-sweep-*/table.json")]
+def test_the_readmes_lines_submit_a_job_a_sweep_and_a_correction(tmp_path: Path, slurm: Cluster) -> None:
+    """Word for word, in a checkout whose jobs are small."""
+    place = checkout(tmp_path / "checkout")
+    read, *lines = commands("On a Slurm cluster")
+    assert read == "source slurm/site.sh" and len(lines) == 5
+    environment = {**slurm.environment, "PYTHONPATH": str(place), "SCASML_SLURM": str(place / "slurm")}
+    reports: dict[str, int] = {}
+    for line in lines:
+        done = subprocess.run(
+            ["bash", "-c", f"{read}; {line}"], cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, line + done.stderr
+        for job in [] if "--dry-run" in line else re.findall(r"\d+", done.stdout):
+            slurm.ended(job, logs=place)
+        reports[line] = len([*place.glob("runs/*/report.h5")])
+    assert [*reports.values()] == [1, 1, 1, 3, 3]
+    (data,) = [json.loads(path.read_text()) for path in place.glob("runs/convergence_rate-sweep-*/table.json")]
     assert [r["set"] for r in data["runs"]] == [{"seed": 0}, {"seed": 1}]
+    (summary,) = [json.loads(path.read_text()) for path in place.glob("runs/quickstart-*/report.json")]
+    assert summary["job"]["correction"]["max_paths"] == 400_000
+
+
+def test_a_stage_that_fails_takes_those_that_wait_for_it_along(tmp_path: Path, slurm: Cluster) -> None:
+    first = slurm.submit("sweep.sbatch", tmp_path / "missing.yaml", options=("--array=0-0",))
+    after = ("--dependency=afterok:" + first, "--kill-on-invalid-dep=yes")
+    table = slurm.submit("sweep.sbatch", tmp_path / "missing.yaml", options=after)
+    slurm.ended(first, as_="FAILED")
+    slurm.ended(table, as_="CANCELLED")
+    assert "missing.yaml" in slurm.log(first) and slurm.state(first)["ExitCode"] == "2:0"
 
 
 def test_what_the_cluster_cannot_run_is_refused_with_what_it_says(tmp_path: Path, slurm: Cluster) -> None:

@@ -1,0 +1,94 @@
+"""Jobs handed to a Ray cluster: the README's lines, word for word but for the address, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import checkout, commands
+from ray_head import ray_head
+from running import execute
+
+from conftest import numbers  # isort: skip
+
+ADDRESS = "http://127.0.0.1:8265"
+
+
+@pytest.fixture(scope="module")
+def board() -> Iterator[str]:
+    """The address of the dashboard of a Ray cluster that runs already."""
+    with ray_head(dashboard=True) as (_, address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout(tmp_path_factory.mktemp("checkout"))
+
+
+def shell(line: str, place: Path) -> subprocess.CompletedProcess[str]:
+    """A line of the README, as a person in the checkout types it."""
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.run(
+        ["bash", "-c", line], cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_the_readmes_lines_hand_a_job_to_a_ray_cluster_and_end_with_the_bits_of_the_laptop(board: str, place: Path) -> None:
+    handed, carried = [line.replace(ADDRESS, board) for line in commands("On a Ray cluster")]
+    done = shell(carried, place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    alone = execute(place / "jobs" / "quickstart.yaml", place / "alone", "--inline", "--set", "correction.ranks=1")
+    assert alone.returncode == 0, alone.stderr
+    assert numbers(place / "runs" / "submitted") == numbers(place / "alone")
+    done = shell(handed, place)
+    assert done.returncode == 0 and done.stdout.startswith("quickstart-"), done.stdout + done.stderr
+    wait = shell(f"ray job logs --follow --address {board} {done.stdout.strip()}", place)
+    (run,) = place.glob("runs/quickstart-*/report.h5")
+    assert numbers(run.parent) == numbers(place / "alone"), wait.stdout
+
+
+def test_a_folder_that_would_vanish_with_the_job_is_refused(board: str, place: Path) -> None:
+    line = commands("On a Ray cluster")[1].replace(ADDRESS, board).replace("$PWD/runs/submitted", "runs/vanishing")
+    done = shell(line, place)
+    assert done.returncode != 0
+    assert "--out runs/vanishing: a submitted Ray job works in a temporary copy" in done.stdout + done.stderr
+
+
+def test_where_no_job_server_answers_is_refused_in_one_line(place: Path) -> None:
+    done = shell(commands("On a Ray cluster")[0].replace(ADDRESS, "http://127.0.0.1:9"), place)
+    assert done.returncode == 2 and "--ray http://127.0.0.1:9: no job was taken" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_submission_is_to_one_kind_of_cluster(place: Path) -> None:
+    for more in ("", "--slurm --ray http://127.0.0.1:8265"):
+        done = shell(f"scasml submit jobs/quickstart.yaml {more}", place)
+        assert done.returncode == 2 and "one of --slurm and --ray ADDRESS" in done.stderr
+
+
+def test_without_slurm_a_submission_is_refused_and_a_dry_run_shows_it(place: Path) -> None:
+    shown = shell("scasml submit jobs/quickstart.yaml --slurm --nodes 2 --gpus-per-node 1 --dry-run", place)
+    assert shown.returncode == 0
+    for part in ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--job-name=quickstart", "slurm/pipeline.sbatch"):
+        assert part in shown.stdout
+    # Neither is in a PATH that holds nothing but this Python.
+    line = f"PATH={Path(sys.executable).parent} scasml submit jobs/quickstart.yaml --slurm"
+    for job, says in ((line, "there is no sbatch here"), (f"{line} --time soon", "write minutes, HH:MM:SS")):
+        done = shell(job, place)
+        assert done.returncode == 2 and says in done.stderr
+    done = shell("scasml submit jobs/quickstart.yaml --slurm --array", place)
+    assert done.returncode == 2 and "holds one run" in done.stderr
+    done = shell("scasml run jobs/convergence_rate.yaml --only 2", place)
+    assert done.returncode == 2 and "holds 2 runs, numbered 0 to 1" in done.stderr
+
+
+def test_the_mpi_library_is_told_as_the_readme_says(place: Path) -> None:
+    (line,) = commands("With your site's MPI")
+    assert shell(line, place).returncode == 0
