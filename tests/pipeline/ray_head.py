@@ -30,6 +30,11 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def ray_head(*, dashboard: bool = False) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
     """Guarded by a token that this process and its children have: address, that of its dashboard, and its first process."""
@@ -63,6 +68,9 @@ def ray_head(*, dashboard: bool = False) -> Iterator[tuple[str, str, subprocess.
             except InputError as error:
                 assert time.monotonic() < deadline and process.poll() is None, error
                 time.sleep(0.2)
+        while dashboard and not listens(board):
+            assert time.monotonic() < deadline and process.poll() is None, "no dashboard"
+            time.sleep(0.2)
         yield f"127.0.0.1:{port}", f"http://127.0.0.1:{board}", process
     finally:
         patch.undo()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pages import checkout, commands
 from ray_head import ray_head
 from running import execute
+
+from pipeline.work import planned
 
 from conftest import numbers  # isort: skip
 
@@ -61,32 +64,45 @@ def test_a_folder_that_would_vanish_with_the_job_is_refused(board: str, place: P
     assert "--out runs/vanishing: a submitted Ray job works in a temporary copy" in done.stdout + done.stderr
 
 
-def test_where_no_job_server_answers_is_refused_in_one_line(place: Path) -> None:
-    done = shell(commands("On a Ray cluster")[0].replace(ADDRESS, "http://127.0.0.1:9"), place)
-    assert done.returncode == 2 and "--ray http://127.0.0.1:9: no job was taken" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_where_no_job_server_answers_is_refused_in_one_line(place: Path, scasml: Callable[..., Any]) -> None:
+    done = scasml("submit", place / "jobs" / "quickstart.yaml", "--ray", "http://127.0.0.1:9")
+    assert done.status == 2 and "--ray http://127.0.0.1:9: no job was taken" in done.err and done.err.count("\n") == 1
 
 
-def test_a_submission_is_to_one_kind_of_cluster(place: Path) -> None:
-    for more in ("", "--slurm --ray http://127.0.0.1:8265"):
-        done = shell(f"scasml submit jobs/quickstart.yaml {more}", place)
-        assert done.returncode == 2 and "one of --slurm and --ray ADDRESS" in done.stderr
+@pytest.mark.parametrize(
+    ("job", "more", "says"),
+    [
+        ("quickstart", [], "one of --slurm and --ray ADDRESS"),
+        ("quickstart", ["--slurm", "--ray", "http://127.0.0.1:8265"], "one of --slurm and --ray ADDRESS"),
+        ("quickstart", ["--slurm"], "there is no sbatch here"),
+        ("quickstart", ["--slurm", "--time", "soon"], "--time soon: write minutes, HH:MM:SS"),
+        ("quickstart", ["--slurm", "--array"], "holds one run"),
+        ("quickstart", ["--slurm", "--set", "training.steps=-1"], "training.steps = -1"),
+    ],
+)
+def test_what_cannot_be_submitted_is_refused(
+    job: str, more: list[str], says: str, place: Path, scasml: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(place))
+    done = scasml("submit", place / "jobs" / f"{job}.yaml", *more)
+    assert done.status == 2 and says in done.err
 
 
-def test_without_slurm_a_submission_is_refused_and_a_dry_run_shows_it(place: Path) -> None:
-    shown = shell("scasml submit jobs/quickstart.yaml --slurm --nodes 2 --gpus-per-node 1 --dry-run", place)
-    assert shown.returncode == 0
-    for part in ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--job-name=quickstart", "slurm/pipeline.sbatch"):
-        assert part in shown.stdout
-    # Neither is in a PATH that holds nothing but this Python.
-    line = f"PATH={Path(sys.executable).parent} scasml submit jobs/quickstart.yaml --slurm"
-    for job, says in ((line, "there is no sbatch here"), (f"{line} --time soon", "write minutes, HH:MM:SS")):
-        done = shell(job, place)
-        assert done.returncode == 2 and says in done.stderr
-    done = shell("scasml submit jobs/quickstart.yaml --slurm --array", place)
-    assert done.returncode == 2 and "holds one run" in done.stderr
-    done = shell("scasml run jobs/convergence_rate.yaml --only 2", place)
-    assert done.returncode == 2 and "holds 2 runs, numbered 0 to 1" in done.stderr
+def test_a_dry_run_shows_what_sbatch_would_be_told(place: Path, scasml: Callable[..., Any]) -> None:
+    job = place / "jobs" / "quickstart.yaml"
+    shown = scasml("submit", job, "--slurm", "--nodes", 2, "--gpus-per-node", 1, "--set", "correction.ranks=6", "--dry-run")
+    assert shown.status == 0
+    for part in ("--nodes=2", "--ntasks-per-node=3", "--gpus-per-node=1", "--job-name=quickstart", "slurm/pipeline.sbatch"):
+        assert part in shown.out
+    assert f"{job} --out /" in shown.out and "--set=correction.ranks=6" in shown.out
+
+
+def test_one_run_of_a_sweep_is_taken_by_its_number(place: Path, scasml: Callable[..., Any]) -> None:
+    job = place / "jobs" / "convergence_rate.yaml"
+    (run,) = planned(job, place / "one", [], only=1)
+    assert run.job.swept == {"seed": 1} and run.folder.path == planned(job, place / "one", [])[1].folder.path
+    done = scasml("run", job, "--only", 2)
+    assert done.status == 2 and "--only 2" in done.err and "holds 2 runs, numbered 0 to 1" in done.err
 
 
 def test_the_mpi_library_is_told_as_the_readme_says(place: Path) -> None:
