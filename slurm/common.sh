@@ -32,7 +32,8 @@ ray_up() {
     address=${address:-127.0.0.1}
     # Jobs that share a node must not meet, nor an attempt what a lost one left behind.
     port=$((20000 + (SLURM_JOB_ID * 8 + ${SLURM_RESTART_COUNT:-0} % 4 * 2) % 20000))
-    export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+    # The cores are the job's own: its workers need not yield to anything.
+    export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0
     RAY_AUTH_TOKEN=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
     export RAY_AUTH_TOKEN
     export SCASML_RAY_DIR="$SCASML_SCRATCH/ray-$SLURM_JOB_ID"

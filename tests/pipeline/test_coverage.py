@@ -115,7 +115,7 @@ def test_intervals_hold_as_often_as_they_say(equation: str, tmp_path: Path, smal
 
 
 def test_intervals_of_a_few_seeds_hold_as_often_as_they_say(tmp_path: Path, small_chunks: None) -> None:
-    """24 seeds of 16 points: 95 % within 4.4 % (4 s.d. for independent points); intervals of half the width are seen."""
-    inside, halved, _ = study("viscous_burgers", tmp_path, 24, points=16)
-    assert 0.906 <= inside <= 0.994
+    """12 seeds of 16 points: 95 % within 6.3 % (4 s.d. for independent points); intervals of half the width are seen."""
+    inside, halved, _ = study("viscous_burgers", tmp_path, 12, points=16)
+    assert 0.887 <= inside <= 0.999
     assert halved < 0.85
