@@ -121,6 +121,17 @@ def array(file: h5py.File | h5py.Group, name: str) -> NDArray[Any]:
     return node[()]
 
 
+def table(file: h5py.File, name: str, kind: str, *shape: int | None, finite: bool = True) -> NDArray[Any]:
+    """``array`` of a ``kind`` of number (i or f) and a shape, in which None stands for any length."""
+    found = array(file, name)
+    fits = found.ndim == len(shape) and all(wanted in (None, size) for wanted, size in zip(shape, found.shape, strict=True))
+    if not fits or found.dtype.kind != kind:
+        raise InputError(f"'{name}' is {found.dtype} of shape {found.shape}: it was not written by this program")
+    if finite and not np.isfinite(found).all():
+        raise InputError(f"'{name}' holds numbers that are not finite: it was not written by this program")
+    return found
+
+
 def foreign_table(path: Path, *names: str) -> NDArray[np.float64]:
     """Columns of a user's own HDF5 file side by side, with the same refusals of links as ``array``."""
     with h5py.File(path, "r") as file:
@@ -241,7 +252,7 @@ def load_checkpoint(path: Path, *, training_hash: str, job: Mapping[str, Any]) -
             steps=int(file.attrs["steps"]),
             parameters=trees["parameters"],
             optimizer=trees["optimizer"],
-            losses=array(file, "loss"),
+            losses=table(file, "loss", "f", None),
             seconds=float(file.attrs["seconds"]),
             core_seconds=float(file.attrs["core_seconds"]),
             device=str(file.attrs["device"]),
@@ -280,7 +291,8 @@ def load_points(path: Path, correction_hash: str) -> tuple[Tensor, Tensor]:
     with opened(path, "points") as file:
         if str(file.attrs["correction_hash"]) != correction_hash:
             raise InputError(f"'{path}' belongs to another job: give this job its own --out folder")
-        return torch.from_numpy(array(file, "t")), torch.from_numpy(array(file, "x"))
+        t = table(file, "t", "f", None)
+        return torch.from_numpy(t), torch.from_numpy(table(file, "x", "f", len(t), None))
 
 
 @dataclass(frozen=True)
@@ -316,11 +328,14 @@ def load_wave(path: Path, *, owner: str) -> Wave:
     with opened(path, "wave") as file:
         if str(file.attrs["owner"]) != owner:
             raise InputError(f"'{path}' belongs to another job: give this job its own --out folder")
+        keys, mean = table(file, "keys", "i", None, 3), array(file, "mean")
+        # Padded with NaN; the draws themselves are looked at where they are taken up.
+        shape = (len(keys), *(mean.shape[1:] or (-1,)))
         return Wave(
-            keys=array(file, "keys"),
-            count=array(file, "count"),
-            mean=array(file, "mean"),
-            m2=array(file, "m2"),
-            seconds=np.asarray(file.attrs["seconds"]),
+            keys=keys,
+            count=table(file, "count", "i", len(keys)),
+            mean=table(file, "mean", "f", *shape, finite=False),
+            m2=table(file, "m2", "f", *shape, finite=False),
+            seconds=np.asarray(file.attrs["seconds"], dtype=np.float64).reshape(len(keys)),
             wall=float(file.attrs["wall"]),
         )

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def train(
     start, before, core_before = 0, 0.0, 0.0
     checkpoint = _agreed_checkpoint(folder, job, team)
     if checkpoint is not None:
-        module.load_state_dict(checkpoint.parameters)
+        fill(module, checkpoint.parameters, folder.surrogate)
         if checkpoint.step == options.total_steps:
             return
         losses, start = checkpoint.losses.tolist(), checkpoint.step
@@ -241,11 +242,19 @@ def trained_surrogate(folder: RunFolder, job: Job) -> Any:
         )
     surrogate = job.surrogate()
     assert isinstance(surrogate, nn.Module)
-    try:
-        surrogate.load_state_dict(checkpoint.parameters)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise InputError(f"'{folder.surrogate}' holds parameters of another shape: delete it and train anew") from error
+    fill(surrogate, checkpoint.parameters, folder.surrogate)
     return surrogate.requires_grad_(False)
+
+
+def fill(module: nn.Module, parameters: Any, path: Path) -> None:
+    """Give a module the parameters of a checkpoint; InputError naming it where they are not numbers of its shapes."""
+    try:
+        module.load_state_dict(parameters)
+        sound = all(bool(torch.isfinite(p).all()) for p in parameters.values())
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(f"'{path}' holds parameters of another shape: delete it and train anew") from error
+    if not sound:
+        raise InputError(f"'{path}' holds parameters that are not finite: delete it and train anew")
 
 
 def training_flop(job: Job, surrogate: Surrogate) -> float:
