@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import yaml
 from pages import checkout, commands
-from running import TWO, execute, log_of, marks, running
+from running import execute, log_of, marks, ranks, running
 from test_bad_input import write
 
 from conftest import TINY, numbers  # isort: skip
@@ -190,7 +191,9 @@ WHOLE = {
     "training.checkpoint_every": 0.3,
     "correction.max_paths": 100_000,
     "report.baselines": ["surrogate"],
-    **TWO,
+    # More ranks than the nodes have cores: srun has to be told.
+    "correction.ranks": 3,
+    "correction.oversubscribe": True,
 }
 
 
@@ -203,23 +206,6 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = execute(place / "tiny.yaml", place / "run", "--inline", "--set", "correction.ranks=1")
     assert done.returncode == 0, done.stdout + done.stderr
     return place
-
-
-def test_a_correction_on_two_nodes_gives_the_bits_of_the_laptop(laptop: Path, tmp_path: Path, slurm: Cluster) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    shutil.copy(laptop / "run" / "surrogate.h5", run)
-    # More ranks than the nodes have cores: srun has to be told.
-    shape = ("--nodes=2", "--ntasks=2", "--ntasks-per-node=1")
-    job = slurm.submit("correct.sbatch", laptop / "tiny.yaml", "--out", run, "--set", "correction.ranks=3", options=shape)
-    slurm.ended(job)
-    # Without srun there would be one rank, and the log would say so.
-    log = log_of(run)
-    assert "no srun or mpiexec" not in log and "chunks computed, 0 reused" in log
-    assert numbers(run) == numbers(laptop / "run")
-    # Slurm reads what a rank publishes into 1024 bytes and loses the rest; an address takes a hundred, unless it is padded.
-    published = re.findall(r"client request: cmd=put (.*)", (slurm.place / "log" / "slurmd-n1.log").read_text())
-    assert published and max(map(len, published)) < 300
 
 
 def test_a_preempted_pipeline_requeues_itself_and_ends_with_the_bits_of_the_laptop(
@@ -241,6 +227,12 @@ def test_a_preempted_pipeline_requeues_itself_and_ends_with_the_bits_of_the_lapt
     assert json.loads((run / "report.json").read_text())["resumed"] == 1
     left = [p for p in psutil.process_iter(["cmdline"]) if f"ray-{job}" in " ".join(p.info["cmdline"] or [])]
     assert not running(left)
+    # Without srun there would be one rank, and the log would say so.
+    assert "no srun or mpiexec" not in log_of(run) and "chunks computed, 0 reused" in log_of(run)
+    # Slurm reads what a rank publishes into 1024 bytes and loses the rest; an address takes a hundred, unless it is padded.
+    said = "".join((slurm.place / "log" / f"slurmd-n{n}.log").read_text() for n in (1, 2))
+    published = re.findall(r"client request: cmd=put (.*)", said)
+    assert len(published) >= 3 and max(map(len, published)) < 300
 
 
 def test_the_readmes_lines_submit_a_job_a_sweep_and_a_correction(tmp_path: Path, slurm: Cluster) -> None:
@@ -297,3 +289,56 @@ def test_a_job_whose_node_is_lost_runs_again_and_ends_with_the_bits_of_the_lapto
     slurm.again_now(job, restarts=1)
     slurm.ended(job)
     assert numbers(run) == numbers(laptop / "run")
+
+
+VICTIMS = ("driver", "rank", "worker", "node")
+KILLS = int(os.environ.get("SCASML_KILLS", "30"))
+
+
+def victims(kind: str, job: str, run: Path, slurm: Cluster) -> list[psutil.Process]:
+    """What is to die: one process of a kind that lives now, or all of a node; nothing where there is none."""
+    if kind == "node":
+        return [psutil.Process(int((slurm.place / "run" / "slurmd-n2.pid").read_text())), *slurm.of_node("n2", job)]
+    if kind == "rank":
+        return ranks(run)[:1]
+    mark = {"driver": "scasml run", "worker": "ray::"}[kind]
+    return running([p for p in psutil.process_iter(["cmdline"]) if mark in " ".join(p.info["cmdline"] or [])])[-1:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_kills_of_anything_at_any_moment_change_no_bit_of_a_pipeline_on_slurm(
+    laptop: Path, tmp_path: Path, slurm: Cluster
+) -> None:
+    """Drivers, ranks, Ray workers and whole nodes in turn, at moments uniform over the pipeline; failed jobs are submitted again."""
+    options = ("--nodes=2", "--ntasks-per-node=1")
+    began = time.monotonic()
+    slurm.ended(slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", tmp_path / "calm", options=options))
+    length = time.monotonic() - began
+    rng, hits = np.random.default_rng(0), dict.fromkeys(VICTIMS, 0)
+    for number in range(10 * KILLS):
+        kind, run = VICTIMS[sum(hits.values()) % len(VICTIMS)], tmp_path / str(number) / "run"
+        job = slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", run, options=options)
+        slurm.until(job, lambda s: s.get("JobState") != "PENDING")
+        time.sleep(rng.uniform(0.0, length))
+        killed = victims(kind, job, run, slurm) if slurm.state(job)["JobState"] == "RUNNING" else []
+        for process in killed:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        if kind == "node" and killed:
+            slurm.until(job, lambda s: s.get("Restarts") == "1")
+            slurm.start("slurmd", "-N", "n2")
+            slurm.again_now(job, restarts=1)
+        for _ in range(3):
+            state = slurm.until(job, lambda s: s.get("JobState") in ("COMPLETED", "FAILED"), 400.0)
+            if state["JobState"] == "COMPLETED":
+                break
+            job = slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", run, options=options)
+        assert numbers(run) == numbers(laptop / "run"), (kind, slurm.log(job))
+        hits[kind] += bool(killed)
+        print(number, kind, "killed" if killed else "none to kill", marks(run), flush=True)
+        if sum(hits.values()) == KILLS:
+            break
+    assert sum(hits.values()) == KILLS and all(hits.values())
+    left = [p for p in psutil.process_iter(["cmdline"]) if f"ray-{job}" in " ".join(p.info["cmdline"] or [])]
+    assert not running(left)
