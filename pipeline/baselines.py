@@ -76,7 +76,8 @@ def best_mlp(job: Job, points: int, budget: float, t: Tensor, x: Tensor, comm: C
             error += max(0.0, float(square))
         if error < least:
             best, least = sizes, error
-    return best
+    # Rank 0 decides: another type of CPU may round otherwise.
+    return comm.share(best)
 
 
 def with_mlp(folder: RunFolder, job: Job, plan: Plan, budget: float, t: Tensor, x: Tensor, comm: Communicator) -> Plan:

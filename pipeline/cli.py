@@ -315,17 +315,17 @@ def submit(
     Account, partition, modules and MPI flavour stand in slurm/site.sh. The job and its output folder have to be on a disk that
     all nodes share.
     """
-    from pipeline import submit as to
+    from pipeline import submit as submission
 
     if slurm == (ray is not None):
         raise InputError("scasml submit needs one of --slurm and --ray ADDRESS")
     if slurm:
-        commands = to.slurm_commands(job, out, set_ or [], to.Shape(nodes, gpus, time), array=array)
-        said = to.shown(commands) if dry_run else to.to_slurm(commands)
+        commands = submission.slurm_commands(job, out, set_ or [], submission.Shape(nodes, gpus, time), array=array)
+        said = submission.shown(commands) if dry_run else submission.to_slurm(commands)
     else:
         assert ray is not None
-        name, driver = to.ray_entrypoint(job, out, set_ or [])
-        said = [f"on {ray}: {shlex.join(driver)}" if dry_run else to.to_ray(ray, name, driver)]
+        name, driver = submission.ray_entrypoint(job, out, set_ or [])
+        said = [f"on {ray}: {shlex.join(driver)}" if dry_run else submission.to_ray(ray, name, driver)]
     for text in said:
         console.print(text, markup=False, soft_wrap=True)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from collections import deque
@@ -20,6 +18,7 @@ import psutil
 from torch import nn
 
 from pipeline import training
+from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, slurm_hosts, until_answers, until_joined
 from pipeline.correction import check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method, memory_needed
@@ -39,16 +38,11 @@ from pipeline.training import one_thread, train_here, train_stage
 from pipeline.user_file import check_derivatives, check_user_file
 
 OBJECT_STORE_BYTES = 100_000_000
-PROBE_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 GET_SECONDS = 60.0
 CANCEL_SECONDS = 5.0
-JOIN_SECONDS = 180.0
-"""Time a cluster that is being started has for its nodes."""
 MAX_FAILURES = 3
 """How often a training whose workers fail is taken up again."""
-
-NO_CLUSTER = "Start a cluster there with `ray start --head --port=...`, or unset RAY_ADDRESS to run on this machine"
 
 
 def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
@@ -114,14 +108,16 @@ def _ray(signals: NotedSignals) -> Iterator[Any]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         address = os.environ.get("RAY_ADDRESS")
         if address:
-            _until_answers(address)
+            until_answers(address, signals)
             options |= {"address": address}
         else:
             token = Path(private) / "token"
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32))
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
+            # Without an address Ray joins whatever was last started on this machine.
             options |= {
+                "address": "local",
                 "num_cpus": len(os.sched_getaffinity(0)),
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
@@ -138,101 +134,10 @@ def _ray(signals: NotedSignals) -> Iterator[Any]:
             raise Interrupted("stopped by SIGTERM") from stop
         signals.again()
         try:
-            _until_joined(ray, signals)
+            until_joined(ray, signals)
             yield ray
         finally:
             ray.shutdown()
-
-
-def probe(address: str) -> None:
-    """InputError unless a Ray head answers at HOST:PORT; Ray itself would try for minutes."""
-    found = re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address)
-    if found is None:
-        return
-    try:
-        with socket.create_connection((found[1], int(found[2])), timeout=PROBE_SECONDS) as connection:
-            connection.settimeout(PROBE_SECONDS)
-            # A gRPC server speaks first: a SETTINGS frame of HTTP/2, whose fourth byte is its type. With TLS it waits.
-            if os.environ.get("RAY_USE_TLS", "0") == "0" and connection.recv(9)[3:4] != b"\x04":
-                raise OSError("what listens there is no Ray head")
-    except (OSError, OverflowError) as error:
-        raise InputError(f"RAY_ADDRESS = '{address}': {error or type(error).__name__}. {NO_CLUSTER}") from error
-
-
-def expected_nodes() -> int:
-    """Nodes that SCASML_RAY_NODES says a cluster will have; 1 where it says nothing."""
-    text = os.environ.get("SCASML_RAY_NODES", "1")
-    if not text.isdigit():
-        raise InputError(f"SCASML_RAY_NODES = '{text}': how many nodes of a Ray cluster to wait for is a whole number")
-    return int(text)
-
-
-def _until_answers(address: str) -> None:
-    """Wait for the head of a cluster that is being started; of others only ask once."""
-    deadline = time.monotonic() + (JOIN_SECONDS if "SCASML_RAY_NODES" in os.environ else 0.0)
-    while True:
-        try:
-            return probe(address)
-        except InputError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(LOOK_SECONDS)
-
-
-def _until_joined(ray: Any, signals: NotedSignals) -> None:
-    """Wait for the nodes that a cluster is to have; EngineError where they do not come."""
-    wanted, deadline = expected_nodes(), time.monotonic() + JOIN_SECONDS
-    while (there := sum(node["Alive"] for node in ray.nodes())) < wanted:
-        signals.check()
-        if time.monotonic() > deadline:
-            raise EngineError(
-                f"{there} of the {wanted} nodes of SCASML_RAY_NODES have joined the Ray cluster within {JOIN_SECONDS:.0f} s: "
-                "the steps of its other nodes say why"
-            )
-        time.sleep(LOOK_SECONDS)
-
-
-def check_capacity(job: Job, nodes: list[float]) -> int:
-    """CPUs to reserve for the correction on a cluster of nodes with these many; InputError for what would wait for ever."""
-    workers, correction = job.model.training.workers, job.model.correction
-    if workers > sum(nodes):
-        raise InputError(
-            f"training.workers = {workers}: more than the {sum(nodes):.0f} CPUs of the Ray cluster: lower it, or add nodes"
-        )
-    largest = int(max(nodes, default=0.0))
-    if largest < 1:
-        raise InputError("the Ray cluster has no node with a CPU: start it with --num-cpus, or wait for its workers to join")
-    # srun spreads ranks over its own allocation; mpiexec starts all of them on the node of the task.
-    room, where = (int(sum(nodes)), "nodes") if os.environ.get("SLURM_JOB_ID") else (largest, "largest node")
-    if correction.ranks > room and not correction.oversubscribe:
-        raise InputError(
-            f"correction.ranks = {correction.ranks}: more than the {room} CPUs of the {where} of the Ray cluster. "
-            "Lower it, or set correction.oversubscribe: true"
-        )
-    return min(correction.ranks, room)
-
-
-@contextmanager
-def _slurm_hosts(ray: Any, cpus: int, ranks: int) -> Iterator[list[str]]:
-    """Hold so many CPUs of a Ray cluster over Slurm nodes; the node of each rank, as Slurm calls it.
-
-    What trains meanwhile keeps its own cores. Nodes carry their names as a resource ``slurm:NAME`` (slurm/common.sh).
-    """
-    group = ray.util.placement_group([{"CPU": 1}] * cpus, strategy="PACK")
-    try:
-        ray.get(group.ready())
-        names = {
-            node["NodeID"]: key.removeprefix("slurm:")
-            for node in ray.nodes()
-            for key in node["Resources"]
-            if key.startswith("slurm:")
-        }
-        held = ray.util.placement_group_table(group)["bundles_to_node_id"]
-        hosts = [names[held[bundle]] for bundle in sorted(held)]
-        # More ranks than CPUs share them in turn; ranks of a node are neighbours.
-        yield sorted(hosts[rank % cpus] for rank in range(ranks))
-    finally:
-        ray.util.remove_placement_group(group)
 
 
 def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) -> None:
@@ -258,7 +163,7 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
 
         def correct_on_slurm(folder: RunFolder, trained: str, cpus: int) -> str:
             job = folder.load()
-            with _slurm_hosts(ray, cpus, job.model.correction.ranks) as hosts:
+            with slurm_hosts(ray, cpus, job.model.correction.ranks, folder.log) as hosts:
                 correct_stage(folder, job, hosts)
             return "corrected"
 
@@ -268,8 +173,8 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
         remote = {f.__name__: ray.remote(max_retries=0)(f) for f in (train, train_after, correct, correct_on_slurm, report)}
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         nodes = [resources.get("CPU", 0.0) for resources in alive]
-        named = all(any(key.startswith("slurm:") for key in resources) for resources in alive)
-        reserved = [check_capacity(job, nodes) for job, _ in work]
+        named = all(any(key.startswith(SLURM_NODE) for key in resources) for resources in alive)
+        reserved = [check_capacity(job, nodes, spread=named) for job, _ in work]
         begin()
         tasks: list[Any] = []
 
@@ -335,10 +240,13 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
     workers = job.model.training.workers
     storage = folder.path / RAY_STORAGE
     for attempt in range(MAX_FAILURES + 1):
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if 0 < gpus < workers:
+            log(folder.log, f"{gpus:.0f} GPUs for {workers} training workers: all of them train on CPUs")
         trainer = TorchTrainer(
             _ray_worker,
             train_loop_config={"folder": str(folder.path)},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=ray.cluster_resources().get("GPU", 0) >= workers),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus >= workers),
             # Attempts are counted here: what a worker refuses is not to be tried again.
             run_config=RunConfig(
                 name=f"attempt-{attempt}", storage_path=str(storage), failure_config=FailureConfig(max_failures=0)

@@ -1,7 +1,7 @@
 """Chunks over ranks: the only door to MPI.
 
 Rank 0 decides which chunks are missing, every rank takes the next one from a one-sided counter,
-and the moments of a wave are gathered and committed as one file. What is computed depends on
+and the moments of a wave are gathered and committed, in one file or several that are each whole. What is computed depends on
 moments folded in chunk order, never on ranks, time or history.
 """
 

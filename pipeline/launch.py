@@ -93,8 +93,13 @@ def _on_ranks(command: list[str], folder: RunFolder, ranks: int, hosts: Sequence
         # Slurm's PMI reads requests into 1024 bytes. With UCX the mpich wheel publishes 4096 bytes of which most are
         # whatever the heap held, in requests that may be longer; with libfabric an address of a few bytes.
         environment.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+    if command[0] == "srun":
+        # Of the step that this process runs in, not of the ranks.
+        for name in [n for n in environment if n.startswith("SLURM_CPU_BIND")]:
+            del environment[name]
     hostfile = folder.path / HOSTFILE
     if hosts:
+        environment.pop("SLURM_NTASKS_PER_NODE", None)
         hostfile.write_text("".join(f"{host}\n" for host in hosts), encoding="utf-8")
         environment["SLURM_HOSTFILE"] = str(hostfile)
     environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environment.get("PYTHONPATH")])])
@@ -119,7 +124,8 @@ def _on_ranks(command: list[str], folder: RunFolder, ranks: int, hosts: Sequence
                 own.unlink(missing_ok=True)
     if code == 0:
         return
-    if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+    # srun says so too where one rank died and it ended the others.
+    if code in (-signal.SIGTERM, 128 + signal.SIGTERM) and command[0] != "srun":
         raise Interrupted("the ranks were terminated; finished chunks are kept: run the same command again to go on")
     said = folder.log.read_bytes()[before:].decode("utf-8", "replace")
     # srun's status means nothing, so what a rank has to say stands in the log.

@@ -226,6 +226,8 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor, comm: Communica
             coarse = too_coarse(moments, base, candidate.coupled)
             alone = float(np.mean(moments[base].variance)) * work[base]
             found.append((replace(candidate, work=cost, printed=printed, coarse=coarse), alone))
+        # Rank 0 decides: another type of CPU may round otherwise.
+        found = comm.share(found)
         tried.extend(candidate for candidate, _ in found)
         return found
 

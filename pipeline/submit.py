@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import EngineError, InputError
 from pipeline.estimate import memory_needed
 from pipeline.work import Work, planned
 
@@ -59,6 +59,8 @@ def slurm_commands(job: Path, out: Path | None, overrides: Sequence[str], shape:
     work = planned(job, out, overrides, here=False)
     if array and len(work) == 1:
         raise InputError(f"--array: '{job}' holds one run; leave it out, or give the job a sweep")
+    if array and shape.nodes > 1:
+        raise InputError(f"--array with --nodes {shape.nodes}: each run of an array has one node; leave one of them out")
     arguments = (*_arguments(job, out, overrides, work),)
     common = ("--parsable", f"--job-name={work[0].job.model.name}", f"--time={shape.time}", *_size(work, shape))
     if not array:
@@ -88,7 +90,9 @@ def _arguments(job: Path, out: Path | None, overrides: Sequence[str], work: Sequ
 
 def shown(commands: Sequence[Command]) -> list[str]:
     """The lines that ``to_slurm`` would execute."""
-    return [shlex.join(command.line("ID")).replace("afterok:ID", "afterok:$ID") for command in commands]
+    lines = [shlex.join(command.line("ID")).replace("afterok:ID", "afterok:$ID") for command in commands]
+    lines = [f"ID=$({lines[0]})", *lines[1:]] if len(lines) > 1 else lines
+    return [f"source {shlex.quote(str(SCRIPTS / 'site.sh'))}; export SCASML_SLURM={shlex.quote(str(SCRIPTS))}", *lines]
 
 
 def to_slurm(commands: Sequence[Command]) -> list[str]:
@@ -98,13 +102,19 @@ def to_slurm(commands: Sequence[Command]) -> list[str]:
     ids: list[str] = []
     # sbatch ends on the batch script's behalf where a value of the environment tells it to: nothing of a job around this one.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
-    environment["SCASML_SLURM"] = str(SCRIPTS)
+    environment |= {"SCASML_SLURM": str(SCRIPTS), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in commands:
         line = ["bash", "-c", 'source "$0"; exec "$@"', str(SCRIPTS / "site.sh"), *command.line(ids[-1] if ids else "")]
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
+        try:
+            done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
+        except subprocess.TimeoutExpired as late:
+            there = f"; submitted before it: {', '.join(ids)}" if ids else ""
+            raise EngineError(
+                f"sbatch has not answered within {ANSWER_SECONDS:.0f} s, and may have taken the job: look with squeue{there}"
+            ) from late
         if done.returncode != 0:
-            for submitted in ids:
-                subprocess.run(["scancel", submitted], env=environment, capture_output=True, check=False, timeout=ANSWER_SECONDS)
+            if ids:
+                subprocess.run(["scancel", *ids], env=environment, capture_output=True, check=False, timeout=ANSWER_SECONDS)
             raise InputError(
                 f"sbatch refused the job: {' '.join(done.stderr.split()) or f'status {done.returncode}'}. "
                 "Change --nodes, --time or correction.ranks, or what slurm/site.sh says of account and partition"
@@ -123,14 +133,14 @@ def to_ray(address: str, name: str, entrypoint: Sequence[str]) -> str:
     """Submit to the job server at ``address``; the id, which begins with ``name``. Raises InputError where none answers."""
     submitted = f"{name}-{secrets.token_hex(4)}"
     ray = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--no-wait", f"--address={address}"]
-    done = subprocess.run(
-        [*ray, f"--submission-id={submitted}", "--", *entrypoint],
-        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=ANSWER_SECONDS,
-    )
+    line = [*ray, f"--submission-id={submitted}", "--", *entrypoint]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    try:
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
+    except subprocess.TimeoutExpired as late:
+        raise EngineError(
+            f"--ray {address}: no answer within {ANSWER_SECONDS:.0f} s; the job may have been taken: look with `ray job list`"
+        ) from late
     if done.returncode != 0:
         last = (done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"]
         raise InputError(

@@ -86,7 +86,8 @@ def planned(
             raise InputError(f"--only {only}: '{job_file}' holds {len(work)} runs, numbered 0 to {len(work) - 1}")
         work = work[only : only + 1]
     for w in work:
-        preflight(w.job, on_ray=on_ray, here=here)
+        # A finished run is left as it is, wherever it could not run.
+        preflight(w.job, on_ray=on_ray, here=here and w.finished() is None)
         check_lasting(w.folder.path, out)
     for w in work:
         check_writable(w.folder.path, "--out")

@@ -1,24 +1,42 @@
 # What the batch scripts share. Read after site.sh.
 
-# supervise COMMAND...: run it; SIGUSR1 and SIGTERM reach it as SIGTERM, upon which it keeps what is finished and leaves
-# with status 3. Returns its status.
+# SIGUSR1 is what they ask Slurm for before the time limit or a preemption; SIGTERM reaches a batch script only when Slurm is
+# ending the job, for which somebody may have asked. Both reach the command that runs, at any moment.
+stopping=
+child=
+stop_with() {
+    [ "$stopping" = requeue ] || stopping=$1
+    [ -z "$child" ] || kill -TERM "$child" 2>/dev/null
+}
+trap 'stop_with requeue' USR1
+trap 'stop_with end' TERM
+
+# supervise COMMAND...: run it, and return its status: 3 where it kept what is finished and stopped early.
 supervise() {
+    [ -z "$stopping" ] || return 3
     "$@" &
-    local child=$! status
-    trap 'kill -TERM '"$child"' 2>/dev/null' USR1 TERM
-    while true; do
-        wait "$child"
-        status=$?
-        # A signal ends the wait and not the command.
-        kill -0 "$child" 2>/dev/null || break
-    done
-    trap - USR1 TERM
+    child=$!
+    [ -z "$stopping" ] || kill -TERM "$child" 2>/dev/null
+    # A signal ends a wait and not the command.
+    while kill -0 "$child" 2>/dev/null; do wait "$child"; done
+    wait "$child"
+    local status=$?
+    child=
+    # Before it could listen a signal just ends it.
+    if [ -n "$stopping" ] && { [ "$status" -eq 138 ] || [ "$status" -eq 143 ]; }; then status=3; fi
     return "$status"
 }
 
-# leave STATUS: end the batch script; a run that stopped early goes back into the queue and resumes from there.
+# leave STATUS: end the batch script. A run that stopped early goes back into the queue and resumes from there, and so does,
+# SCASML_RETRIES times, one that failed: a node may be lost, or its steps may be preempted before this script hears of it.
 leave() {
-    if [ "$1" -eq 3 ]; then
+    local again=no
+    case "$1" in
+    0 | 2) ;;
+    3) again=yes ;;
+    *) [ "${SLURM_RESTART_COUNT:-0}" -ge "${SCASML_RETRIES:-3}" ] || again=yes ;;
+    esac
+    if [ "$again" = yes ] && [ "$stopping" != end ]; then
         scontrol requeue "$SLURM_JOB_ID" || echo "not requeued: submit the same line again to go on" >&2
     fi
     exit "$1"
@@ -33,29 +51,30 @@ ray_up() {
     # Jobs that share a node must not meet, nor an attempt what a lost one left behind.
     port=$((20000 + (SLURM_JOB_ID * 8 + ${SLURM_RESTART_COUNT:-0} % 4 * 2) % 20000))
     # The cores are the job's own: its workers need not yield to anything.
-    export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0
+    export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 SCASML_SCRATCH
     RAY_AUTH_TOKEN=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
     export RAY_AUTH_TOKEN
-    export SCASML_RAY_DIR="$SCASML_SCRATCH/ray-$SLURM_JOB_ID"
-    # A step that is started by `ray start` without --block would leave processes behind.
-    srun --overlap --nodes=1 --ntasks=1 --ntasks-per-node=1 --nodelist="${nodes[0]}" bash -c '
-        exec ray start --block --head --node-ip-address="$0" --port="$1" --ray-client-server-port="$(($1 + 1))" \
-            --num-cpus="$SLURM_CPUS_ON_NODE" --resources="{\"slurm:$SLURMD_NODENAME\": 1}" --temp-dir="$SCASML_RAY_DIR" \
-            --include-dashboard=false --object-store-memory=100000000 --disable-usage-stats' "$address" "$port" >/dev/null &
+    # A task is a core: of a node with hardware threads, or that the job has to itself, Slurm counts more.
+    export SCASML_NODE_CPUS="${SLURM_NTASKS_PER_NODE:-}"
+    # What the job was asked for as a whole is not for the step of one node.
+    local step=(env -u SLURM_GPUS -u SLURM_GPUS_PER_TASK srun --overlap --cpu-bind=none --ntasks-per-node=1)
+    step+=(${SLURM_GPUS_ON_NODE:+--gpus-per-node="$SLURM_GPUS_ON_NODE"})
+    "${step[@]}" --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" bash "$here/ray_node.sh" head "$address" "$port" >/dev/null &
     RAY_STEPS=($!)
-    if [ "${#nodes[@]}" -gt 1 ]; then
-        srun --overlap --nodes=$((${#nodes[@]} - 1)) --ntasks=$((${#nodes[@]} - 1)) --ntasks-per-node=1 --exclude="${nodes[0]}" bash -c '
-            until ray start --block --address="$0:$1" --num-cpus="$SLURM_CPUS_ON_NODE" \
-                --resources="{\"slurm:$SLURMD_NODENAME\": 1}" --object-store-memory=100000000 --disable-usage-stats; do sleep 1; done' \
-            "$address" "$port" >/dev/null &
+    local others=$((${#nodes[@]} - 1))
+    if [ "$others" -gt 0 ]; then
+        "${step[@]}" --nodes=$others --ntasks=$others --exclude="${nodes[0]}" bash "$here/ray_node.sh" worker "$address" "$port" >/dev/null &
         RAY_STEPS+=($!)
     fi
     export RAY_ADDRESS="$address:$port" SCASML_RAY_NODES="${#nodes[@]}"
 }
 
-# ray_down: end the steps of ray_up.
+# ray_down: end the steps of ray_up, without waiting for them longer than the batch script can afford.
 ray_down() {
     kill -TERM "${RAY_STEPS[@]}" 2>/dev/null
-    wait "${RAY_STEPS[@]}" 2>/dev/null
-    rm -rf "$SCASML_RAY_DIR"
+    local i
+    for ((i = 0; i < 50; i++)); do
+        kill -0 "${RAY_STEPS[@]}" 2>/dev/null || break
+        sleep 0.2
+    done
 }

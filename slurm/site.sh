@@ -7,12 +7,16 @@
 #export SBATCH_QOS=normal
 #export SBATCH_CONSTRAINT=avx512
 
-# Software: modules, or the environment that holds scasml. By default .venv where the job was submitted.
+# Software: modules, or the environment that holds scasml. By default the one that submits, else .venv where it does.
 #module purge && module load python/3.12 mpich/4.2
-PATH="${SLURM_SUBMIT_DIR:-$PWD}/.venv/bin:$PATH"
+command -v scasml >/dev/null || PATH="${SLURM_SUBMIT_DIR:-$PWD}/.venv/bin:$PATH"
 
 # srun's plugin for the site's MPI library: pmi2 for MPICH, Cray and Intel MPI; pmix for Open MPI (`srun --mpi=list`).
 #export SCASML_SRUN_MPI=pmix
+
+# How often a job that fails goes back into the queue by itself. Slurm's own preemption sends the batch scripts no SIGUSR1
+# unless slurm.conf has PreemptParameters=send_user_signal; a run whose steps are just ended then counts as one that failed.
+#export SCASML_RETRIES=3
 
 # A disk of each node for Ray's sockets and logs; the path has to be short.
 SCASML_SCRATCH="${TMPDIR:-/tmp}"

@@ -11,7 +11,7 @@ from conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SMALL = {"training.workers": 1, "correction.max_paths": 60_000, "correction.ranks": 2, "correction.oversubscribe": True}
+SMALL = {"training.workers": 1, "correction.max_paths": 60_000, "correction.ranks": 2}
 
 
 def commands(section: str) -> list[str]:

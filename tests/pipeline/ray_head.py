@@ -18,7 +18,7 @@ import psutil
 import pytest
 from running import family
 
-from pipeline import dag
+from pipeline import cluster
 from pipeline.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +63,7 @@ def ray_head(*, dashboard: bool = False) -> Iterator[tuple[str, str, subprocess.
         deadline = time.monotonic() + 90.0
         while True:
             try:
-                dag.probe(f"127.0.0.1:{port}")
+                cluster.probe(f"127.0.0.1:{port}")
                 break
             except InputError as error:
                 assert time.monotonic() < deadline and process.poll() is None, error

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def started(job: Path, run: Path, moment: str, *more: str, seconds: float = 120.
         assert time.monotonic() < deadline, log_of(run)
         time.sleep(0.01)
     return process
+
+
+def until(reached: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from running import TWO, all_gone, counts, execute, family, log_of, marks, ranks, started, stop
+from running import TWO, all_gone, counts, execute, family, log_of, marks, ranks, started, stop, until
 from test_bad_input import PDE, write
 
 from pipeline import launch
@@ -192,13 +192,6 @@ def wait():
         open({slept!r}, "w").close()
         time.sleep(0.1)
 """
-
-
-def until(condition: object, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_slow_driver_is_waited_for_and_a_hung_rank_is_not(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

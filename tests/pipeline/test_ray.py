@@ -23,7 +23,7 @@ from ray_head import free_port, ray_head
 from running import TWO, all_gone, counts, execute, family, log_of, marks, ranks, started, stop
 from test_bad_input import write
 
-from pipeline import dag
+from pipeline import cluster as ray_cluster
 from pipeline.errors import InputError
 from pipeline.folders import RAY_STORAGE
 from pipeline.job import RunFolder, load_job
@@ -221,7 +221,7 @@ def test_an_address_where_nothing_listens_is_refused_at_once(
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n"], ids=["nothing", "something else"])
 def test_an_address_where_no_ray_head_answers_is_refused(says: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dag, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(ray_cluster, "PROBE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -234,10 +234,10 @@ def test_an_address_where_no_ray_head_answers_is_refused(says: bytes, monkeypatc
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(InputError, match=rf"{address}': (timed out|what listens there is no Ray head)\. Start a cluster"):
-            dag.probe(address)
+            ray_cluster.probe(address)
         thread.join()
     for other in ("auto", "local"):
-        dag.probe(other)
+        ray_cluster.probe(other)
 
 
 def test_a_name_for_which_there_is_no_cluster_is_refused(
@@ -260,15 +260,16 @@ def test_a_name_for_which_there_is_no_cluster_is_refused(
     ],
 )
 def test_what_a_cluster_could_never_run_is_refused(
-    changes: dict[str, Any], nodes: list[float], expected: int | str, job_file: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], nodes: list[float], expected: int | str, job_file: Path
 ) -> None:
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     job = load_job(job_file, changes)
     if isinstance(expected, int):
-        assert dag.check_capacity(job, nodes) == expected
+        assert ray_cluster.check_capacity(job, nodes, spread=False) == expected
     else:
         with pytest.raises(InputError, match=expected):
-            dag.check_capacity(job, nodes)
+            ray_cluster.check_capacity(job, nodes, spread=False)
     if changes == {"correction.ranks": 4}:
-        monkeypatch.setenv("SLURM_JOB_ID", "7")
-        assert dag.check_capacity(job, nodes) == min(4, int(max(nodes)))
+        # Over nodes that Slurm knows srun starts ranks on all of them.
+        assert ray_cluster.check_capacity(job, [2.0, 2.0], spread=True) == 4
+        with pytest.raises(InputError, match="3 CPUs of the nodes"):
+            ray_cluster.check_capacity(job, [2.0, 1.0], spread=True)

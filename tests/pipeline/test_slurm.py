@@ -21,7 +21,7 @@ import psutil
 import pytest
 import yaml
 from pages import checkout, commands
-from running import execute, log_of, marks, ranks, running
+from running import execute, log_of, marks, ranks, running, until
 from test_bad_input import write
 
 from conftest import TINY, numbers  # isort: skip
@@ -111,8 +111,9 @@ class Cluster:
             assert time.monotonic() < deadline, shown
             time.sleep(0.2)
 
-    def submit(self, script: str, *arguments: object, options: tuple[str, ...] = ()) -> str:
+    def submit(self, script: str, *arguments: object, options: tuple[str, ...] = (), retries: int = 3) -> str:
         """The id of a batch job."""
+        self.environment["SCASML_RETRIES"] = str(retries)
         log = f"--output={self.place / 'log'}/job-%j.txt"
         done = self.call("sbatch", "--parsable", "--time=5", log, *options, ROOT / "slurm" / script, *arguments)
         assert done.returncode == 0, done.stderr
@@ -134,6 +135,19 @@ class Cluster:
                         found += [daemon, *children]
         assert found
         return found
+
+    def left(self, job: str, seconds: float = 10.0) -> list[psutil.Process]:
+        """What still runs in the environment of a job, whatever it calls itself, after a while to end in."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = []
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    if process.environ().get("SLURM_JOB_ID") == job and "slurmstepd" not in process.name():
+                        found.append(process)
+            if not running(found) or time.monotonic() > deadline:
+                return running(found)
+            time.sleep(0.2)
 
     def log(self, job: str) -> str:
         path = self.place / "log" / f"job-{job}.txt"
@@ -225,8 +239,7 @@ def test_a_preempted_pipeline_requeues_itself_and_ends_with_the_bits_of_the_lapt
     ]
     assert numbers(run) == numbers(laptop / "run")
     assert json.loads((run / "report.json").read_text())["resumed"] == 1
-    left = [p for p in psutil.process_iter(["cmdline"]) if f"ray-{job}" in " ".join(p.info["cmdline"] or [])]
-    assert not running(left)
+    assert not slurm.left(job) and not ranks(run)
     # Without srun there would be one rank, and the log would say so.
     assert "no srun or mpiexec" not in log_of(run) and "chunks computed, 0 reused" in log_of(run)
     # Slurm reads what a rank publishes into 1024 bytes and loses the rest; an address takes a hundred, unless it is padded.
@@ -255,6 +268,28 @@ def test_the_readmes_lines_submit_a_job_a_sweep_and_a_correction(tmp_path: Path,
     assert [r["set"] for r in data["runs"]] == [{"seed": 0}, {"seed": 1}]
     (summary,) = [json.loads(path.read_text()) for path in place.glob("runs/quickstart-*/report.json")]
     assert summary["job"]["correction"]["max_paths"] == 400_000
+
+
+@pytest.mark.parametrize("end", ["FAILED", "CANCELLED"])
+def test_a_rank_that_dies_fails_the_job_and_one_that_is_cancelled_stays_cancelled(
+    end: str, laptop: Path, tmp_path: Path, slurm: Cluster
+) -> None:
+    """Neither goes back into the queue as a run does that was stopped early: srun's status of both is that of SIGTERM."""
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(laptop / "run" / "surrogate.h5", run)
+    line = ("correct.sbatch", laptop / "tiny.yaml", "--out", run, "--set", "correction.max_paths=30_000_000")
+    job = slurm.submit(*line, options=("--nodes=2", "--ntasks-per-node=1"), retries=0)
+    until(lambda: re.search(r"scasml \d+/", log_of(run)))
+    if end == "FAILED":
+        ranks(run)[-1].kill()
+    else:
+        slurm.call("scancel", job)
+    slurm.ended(job, as_=end)
+    assert not slurm.left(job) and not ranks(run)
+    state = slurm.state(job)
+    assert state["Restarts"] == "0" and state["JobState"] == end, slurm.log(job)
+    assert end == "CANCELLED" or state["ExitCode"] == "1:0"
 
 
 def test_a_stage_that_fails_takes_those_that_wait_for_it_along(tmp_path: Path, slurm: Cluster) -> None:
@@ -318,7 +353,7 @@ def test_kills_of_anything_at_any_moment_change_no_bit_of_a_pipeline_on_slurm(
     rng, hits = np.random.default_rng(0), dict.fromkeys(VICTIMS, 0)
     for number in range(10 * KILLS):
         kind, run = VICTIMS[sum(hits.values()) % len(VICTIMS)], tmp_path / str(number) / "run"
-        job = slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", run, options=options)
+        job = slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", run, options=options, retries=0)
         slurm.until(job, lambda s: s.get("JobState") != "PENDING")
         time.sleep(rng.uniform(0.0, length))
         killed = victims(kind, job, run, slurm) if slurm.state(job)["JobState"] == "RUNNING" else []
@@ -326,19 +361,20 @@ def test_kills_of_anything_at_any_moment_change_no_bit_of_a_pipeline_on_slurm(
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         if kind == "node" and killed:
-            slurm.until(job, lambda s: s.get("Restarts") == "1")
+            slurm.until(job, lambda s: s.get("Restarts") == "1" or s.get("JobState") == "FAILED")
             slurm.start("slurmd", "-N", "n2")
-            slurm.again_now(job, restarts=1)
+            slurm.until_idle()
+            if slurm.state(job)["JobState"] != "FAILED":
+                slurm.again_now(job, restarts=1)
         for _ in range(3):
             state = slurm.until(job, lambda s: s.get("JobState") in ("COMPLETED", "FAILED"), 400.0)
             if state["JobState"] == "COMPLETED":
                 break
-            job = slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", run, options=options)
+            job = slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", run, options=options, retries=0)
         assert numbers(run) == numbers(laptop / "run"), (kind, slurm.log(job))
         hits[kind] += bool(killed)
         print(number, kind, "killed" if killed else "none to kill", marks(run), flush=True)
         if sum(hits.values()) == KILLS:
             break
     assert sum(hits.values()) == KILLS and all(hits.values())
-    left = [p for p in psutil.process_iter(["cmdline"]) if f"ray-{job}" in " ".join(p.info["cmdline"] or [])]
-    assert not running(left)
+    assert not slurm.left(job) and not ranks(run)

@@ -1,0 +1,14 @@
+# Ray on one node, in the foreground: bash ray_node.sh head|worker ADDRESS PORT. Started by ray_up in common.sh.
+
+# Ray lets anybody write into its folders; theirs is nobody else's.
+umask 077
+folder=$(mktemp -d "$SCASML_SCRATCH/ray-XXXXXX") || exit 1
+trap 'rm -rf "$folder"' EXIT
+# With --block, all that it starts ends with it.
+common=(ray start --block --num-cpus="${SCASML_NODE_CPUS:-$SLURM_CPUS_ON_NODE}" --resources="{\"slurm:$SLURMD_NODENAME\": 1}"
+    --temp-dir="$folder/ray" --object-store-memory=100000000 --disable-usage-stats)
+if [ "$1" = head ]; then
+    "${common[@]}" --head --node-ip-address="$2" --port="$3" --ray-client-server-port="$(($3 + 1))" --include-dashboard=false
+else
+    until "${common[@]}" --address="$2:$3"; do sleep 1; done
+fi
