@@ -57,7 +57,7 @@ ray_up() {
     # A task is a core: of a node with hardware threads, or that the job has to itself, Slurm counts more.
     export SCASML_NODE_CPUS="${SLURM_NTASKS_PER_NODE:-}"
     # What the job was asked for as a whole is not for the step of one node.
-    local step=(env -u SLURM_GPUS -u SLURM_GPUS_PER_TASK srun --overlap --cpu-bind=none --ntasks-per-node=1)
+    local step=(env -u SLURM_GPUS -u SLURM_GPUS_PER_TASK srun --overlap --quiet --cpu-bind=none --ntasks-per-node=1)
     step+=(${SLURM_GPUS_ON_NODE:+--gpus-per-node="$SLURM_GPUS_ON_NODE"})
     "${step[@]}" --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" bash "$here/ray_node.sh" head "$address" "$port" >/dev/null &
     RAY_STEPS=($!)

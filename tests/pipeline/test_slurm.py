@@ -170,6 +170,8 @@ class Cluster:
     def again_now(self, job: str, restarts: int) -> None:
         """Wait until a job is back in the queue and have it begin at once, where Slurm would wait two minutes."""
         self.until(job, lambda s: s.get("Restarts") == str(restarts) and s.get("JobState") == "PENDING")
+        # Its credentials were revoked up to this second.
+        time.sleep(2.0)
         assert self.call("scontrol", "update", f"JobId={job}", "StartTime=now").returncode == 0
 
 
