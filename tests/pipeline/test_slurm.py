@@ -328,6 +328,18 @@ def test_a_job_whose_node_is_lost_runs_again_and_ends_with_the_bits_of_the_lapto
     assert numbers(run) == numbers(laptop / "run")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_quickstart_on_two_nodes_has_the_bits_of_the_laptop(tmp_path: Path, slurm: Cluster) -> None:
+    job = ROOT / "jobs" / "quickstart.yaml"
+    there = tmp_path / "there"
+    number = slurm.submit("pipeline.sbatch", job, "--out", there, options=("--nodes=2", "--ntasks-per-node=1", "--time=20"))
+    slurm.ended(number, seconds=900.0)
+    done = execute(job, tmp_path / "here", "--inline", "--set", "correction.ranks=1", timeout=900.0)
+    assert done.returncode == 0, done.stderr
+    assert numbers(there) == numbers(tmp_path / "here")
+
+
 VICTIMS = ("driver", "rank", "worker", "node")
 KILLS = int(os.environ.get("SCASML_KILLS", "30"))
 
