@@ -1,4 +1,8 @@
-"""Intervals hold the truth as often as they say, over independent seeds of the whole correction: allocation, terms, biases."""
+"""Intervals hold the truth as often as they say, over independent seeds of the whole correction: allocation, terms, biases.
+
+The long study, without the checks of every shape, which take many times as long as what they check:
+    pytest -o addopts= --import-mode=importlib -s -m slow tests/pipeline/test_coverage.py
+"""
 
 from __future__ import annotations
 
