@@ -136,6 +136,7 @@ def test_a_stopped_training_on_a_cluster_of_its_own_goes_on_there_to_the_inline_
     assert json.loads((run / "report.json").read_text())["resumed"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_stopped_correction_on_a_cluster_of_its_own_leaves_nothing_behind(trained: Path, undisturbed: Path) -> None:
     run = trained.parent / "run"

@@ -250,6 +250,7 @@ def test_a_preempted_pipeline_requeues_itself_and_ends_with_the_bits_of_the_lapt
     assert len(published) >= 3 and max(map(len, published)) < 300
 
 
+@pytest.mark.slow
 def test_the_readmes_lines_submit_a_job_a_sweep_and_a_correction(tmp_path: Path, slurm: Cluster) -> None:
     """Word for word, in a checkout whose jobs are small."""
     place = checkout(tmp_path / "checkout")
