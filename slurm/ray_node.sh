@@ -7,8 +7,14 @@ trap 'rm -rf "$folder"' EXIT
 # With --block, all that it starts ends with it.
 common=(ray start --block --num-cpus="${SCASML_NODE_CPUS:-$SLURM_CPUS_ON_NODE}" --resources="{\"slurm:$SLURMD_NODENAME\": 1}"
     --temp-dir="$folder/ray" --object-store-memory=100000000 --disable-usage-stats)
-if [ "$1" = head ]; then
-    "${common[@]}" --head --node-ip-address="$2" --port="$3" --ray-client-server-port="$(($3 + 1))" --include-dashboard=false
-else
-    until "${common[@]}" --address="$2:$3"; do sleep 1; done
-fi
+node() {
+    if [ "$1" = head ]; then
+        "${common[@]}" --head --node-ip-address="$2" --port="$3" --ray-client-server-port="$(($3 + 1))" --include-dashboard=false
+    else
+        until "${common[@]}" --address="$2:$3"; do sleep 1; done
+    fi
+}
+node "$@" &
+# Slurm sends the signal to Ray too, and kills what is left within seconds; the folder has to be gone before that.
+trap 'sleep 1; exit 143' TERM
+wait
