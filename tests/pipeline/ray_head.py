@@ -16,18 +16,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import family
+from running import family, free_port
 
 from pipeline import cluster
 from pipeline.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def listens(port: int) -> bool:

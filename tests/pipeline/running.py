@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,12 @@ import psutil
 
 COMMAND = [sys.executable, "-m", "pipeline", "run"]
 TWO = {"correction.ranks": 2, "correction.oversubscribe": True}
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def execute(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from running import running
 from pipeline import launch, tether
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals, as_line, from_lines
 from pipeline.fanout import Alone
+from pipeline.job import RunFolder
 from pipeline.pulse import Watched
 
 
@@ -81,6 +83,56 @@ def test_inside_slurm_ranks_are_a_step_of_the_allocation(bare: Path, monkeypatch
     assert launch.launcher(3, oversubscribe=True) == ["srun", "--overlap", "--mpi=pmix", "-K1", "--overcommit", "-n", "3"]
 
 
+SRUN = """#!/bin/sh
+echo "$@" > {place}/arguments
+env > {place}/environment
+[ -z "$SLURM_HOSTFILE" ] || cp "$SLURM_HOSTFILE" {place}/hosts
+exit {status}
+"""
+
+
+@pytest.fixture
+def srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], RunFolder]:
+    """A srun that keeps what it was given and ends with a status; a run's folder to launch in."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.log.touch()
+    for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_CPU_BIND", "mask_cpu:0x1"), ("SLURM_NTASKS_PER_NODE", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    def make(status: int) -> RunFolder:
+        (tmp_path / "srun").write_text(SRUN.format(place=tmp_path, status=status))
+        (tmp_path / "srun").chmod(0o755)
+        return folder
+
+    return make
+
+
+def test_srun_is_told_the_node_of_every_rank_and_nothing_of_the_step_around_it(
+    srun: Callable[[int], RunFolder], tmp_path: Path
+) -> None:
+    folder = srun(0)
+    launch._on_ranks([*launch.launcher(3), "--distribution=arbitrary"], folder, 3, ["a", "a", "b"])  # type: ignore[misc]
+    assert (tmp_path / "hosts").read_text() == "a\na\nb\n" and not (folder.path / launch.HOSTFILE).exists()
+    seen = (tmp_path / "environment").read_text()
+    assert "SLURM_CPU_BIND" not in seen and "SLURM_NTASKS_PER_NODE" not in seen
+    launch._on_ranks(launch.launcher(3), folder, 3, [])  # type: ignore[arg-type]
+    assert "SLURM_HOSTFILE" not in (tmp_path / "environment").read_text()
+
+
+def test_a_terminated_mpiexec_is_an_early_stop_and_a_terminated_srun_a_failure(
+    srun: Callable[[int], RunFolder], tmp_path: Path
+) -> None:
+    """srun says 143 where a rank crashed: taken for a stop it would send a batch job back into the queue for ever."""
+    folder = srun(143)
+    with pytest.raises(EngineError, match="status 143"):
+        launch._on_ranks(launch.launcher(2), folder, 2, [])  # type: ignore[arg-type]
+    (tmp_path / "srun").rename(tmp_path / "mpiexec")
+    with pytest.raises(Interrupted, match="terminated"):
+        launch._on_ranks([str(tmp_path / "mpiexec")], folder, 2, [])
+
+
 def test_an_error_crosses_a_log_as_one_line() -> None:
     noise = "12:00:00 scasml 3/9 chunks\nTraceback\n12:00:01 refused, he said\n"
     assert from_lines(noise) is None
@@ -91,16 +143,17 @@ def test_an_error_crosses_a_log_as_one_line() -> None:
     assert isinstance(failed, EngineError) and str(failed) == "[Errno 28] full: 'f'"
 
 
-def test_signals_are_noted_and_raised_where_they_are_asked_for() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
+def test_signals_are_noted_and_raised_where_they_are_asked_for(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with NotedSignals() as signals:
         signals.check()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as an engine may
+        signal.signal(number, signal.SIG_IGN)  # as an engine may
         signals.again()
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted, match=f"stopped by {number.name}"):
             signals.check()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 PARENT = """

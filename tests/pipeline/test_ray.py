@@ -19,8 +19,8 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from ray_head import free_port, ray_head
-from running import TWO, all_gone, counts, execute, family, log_of, marks, ranks, started, stop
+from ray_head import ray_head
+from running import TWO, all_gone, counts, execute, family, free_port, log_of, marks, ranks, started, stop
 from test_bad_input import write
 
 from pipeline import cluster as ray_cluster
