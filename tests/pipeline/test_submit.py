@@ -14,6 +14,7 @@ from pages import checkout, commands
 from ray_head import ray_head
 from running import execute
 
+from pipeline import submit
 from pipeline.work import planned
 
 from conftest import numbers  # isort: skip
@@ -86,6 +87,66 @@ def test_what_cannot_be_submitted_is_refused(
     monkeypatch.setenv("PATH", str(place))
     done = scasml("submit", place / "jobs" / f"{job}.yaml", *more)
     assert done.status == 2 and says in done.err
+
+
+def pretend(place: Path, name: str, script: str) -> None:
+    (place / name).write_text(f"#!/bin/bash\n{script}\n")
+    (place / name).chmod(0o755)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a sbatch and a scancel that write down what they are told; the second job is answered by ANSWER."""
+    pretend(tmp_path, "sbatch", f'echo "$@" >> {tmp_path}/told; [ $(wc -l < {tmp_path}/told) = 1 ] && echo 41 || eval "$ANSWER"')
+    pretend(tmp_path, "scancel", f'echo scancel "$@" >> {tmp_path}/told')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_a_table_waits_for_its_array_and_an_array_without_its_table_is_taken_back(
+    slurm: Path, place: Path, scasml: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("submit", place / "jobs" / "convergence_rate.yaml", "--slurm", "--array")
+    monkeypatch.setenv("ANSWER", "echo 42")
+    done = scasml(*line)
+    array, table = (slurm / "told").read_text().splitlines()
+    assert done.status == 0 and done.out.split() == ["41", "42"]
+    assert "--array=0-1" in array and "--dependency=afterok:41" in table and "sweep.sbatch" in table
+    (slurm / "told").unlink()
+    monkeypatch.setenv("ANSWER", "echo 'no such partition' >&2; exit 1")
+    done = scasml(*line)
+    assert done.status == 2 and "sbatch refused the job: no such partition" in done.err
+    assert (slurm / "told").read_text().splitlines()[-1] == "scancel 41"
+
+
+def test_a_slurm_that_does_not_answer_is_a_failure_that_names_what_it_has_taken(
+    slurm: Path, place: Path, scasml: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setenv("ANSWER", "exec sleep 30")
+    done = scasml("submit", place / "jobs" / "convergence_rate.yaml", "--slurm", "--array")
+    assert done.status == 1 and "look with squeue; submitted before it: 41" in done.err and "Traceback" not in done.err
+    monkeypatch.setattr(submit.sys, "executable", str(slurm / "python"))
+    pretend(slurm, "ray", "exec sleep 30")
+    done = scasml("submit", place / "jobs" / "quickstart.yaml", "--ray", "http://127.0.0.1:9")
+    assert done.status == 1 and "look with `ray job list`" in done.err and "Traceback" not in done.err
+
+
+def test_an_array_has_one_node_a_run(place: Path, scasml: Callable[..., Any]) -> None:
+    done = scasml("submit", place / "jobs" / "convergence_rate.yaml", "--slurm", "--array", "--nodes", 2)
+    assert done.status == 2 and "--array with --nodes 2" in done.err
+
+
+def test_a_finished_run_needs_none_of_the_cores_that_its_job_asks_for(
+    place: Path, scasml: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the job that makes a table after an array."""
+    job, run = place / "jobs" / "convergence_rate.yaml", place / "done"
+    assert scasml("run", job, "--only", 0, "--inline", "--out", run).status == 0
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert scasml("run", job, "--only", 0, "--inline", "--out", run).status == 0
+    done = scasml("run", job, "--only", 1, "--inline", "--out", run)
+    assert done.status == 2 and "more than the 1 cores here" in done.err
 
 
 def test_a_dry_run_shows_what_sbatch_would_be_told(place: Path, scasml: Callable[..., Any]) -> None:

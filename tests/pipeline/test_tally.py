@@ -1,6 +1,7 @@
 """Chunks folded in order, tolerances, and the replay of a finished fan-out."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from kernels.estimators.linearised import linearised
 from kernels.estimators.picard import picard
 from kernels.streams import Purpose
 from kernels.surrogates.mlp import mlp
-from pipeline import store
+from pipeline import fanout, store
 from pipeline.errors import InputError
 from pipeline.fanout import Alone, compute, drive
 from pipeline.job import RunFolder
@@ -73,6 +74,23 @@ def test_the_order_in_which_chunks_come_changes_no_bit(tmp_path: Path) -> None:
         outcome = drive(RunFolder(folder), method("mlp"), t, x, 0, NAMED, Several(size), 5.0 * method("mlp").pilot_price(), None)
         found.append(b"".join(a.tobytes() for a in outcome.tally.table(outcome.counts)))
     assert found[0] == found[1] == found[2]
+
+
+def test_a_wave_of_more_chunks_than_a_file_holds_is_several_files_and_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, m = method("mlp"), method("mlp")
+    value, *_ = driven(tmp_path / "whole", whole, 5.0 * whole.pilot_price())
+    monkeypatch.setattr(fanout, "MAX_FILE_CHUNKS", 3)
+    assert len(fanout._take_wave(m, deque(m.layout.chunk(0, 0, n) for n in range(9)), 1e18, 1)) == 9
+    assert len(fanout._take_wave(m, deque(m.layout.chunk(0, 0, n) for n in range(999)), 1e18, 2)) == 2 * fanout.CHUNKS_PER_RANK
+    parted, *_ = driven(tmp_path / "parted", m, 5.0 * m.pilot_price())
+    assert parted.tobytes() == value.tobytes()
+    files = [store.load_wave(path, owner=m.owner) for path in RunFolder(tmp_path / "parted").waves("mlp")]
+    assert len(files) > 3 and max(len(file.keys) for file in files) == 3
+    again = Tally.read(RunFolder(tmp_path / "parted"), m)
+    assert set(again.have) == set(Tally.read(RunFolder(tmp_path / "whole"), whole).have)
+    assert sum(file.wall > 0.0 for file in files) < len(files), "the time of a wave counts once"
 
 
 def test_a_tolerance_is_met_at_every_point_and_a_tighter_one_reuses_all_chunks(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""What a run waits for on a cluster that is being started, and which Slurm nodes its ranks get."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline import cluster
+from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
+
+
+class Ray:
+    """What these functions need of Ray: nodes that join one after another, and groups of CPUs filled in order."""
+
+    def __init__(self, *, names: list[str], cpus: int = 2) -> None:
+        self.names, self.cpus, self.looks, self.removed = names, cpus, 0, False
+        self.util = SimpleNamespace(
+            placement_group=self._group,
+            placement_group_table=lambda group: {"bundles_to_node_id": {b: f"id{b // cpus}" for b in range(group.size)}},
+            remove_placement_group=lambda group: setattr(self, "removed", True),
+        )
+
+    def nodes(self) -> list[dict[str, Any]]:
+        self.looks += 1
+        found = [{"NodeID": f"id{n}", "Alive": True, "Resources": {f"slurm:{name}": 1.0}} for n, name in enumerate(self.names)]
+        return found[: self.looks]
+
+    def _group(self, bundles: list[dict[str, int]], strategy: str) -> Any:
+        self.looks = len(self.names)
+        return SimpleNamespace(size=len(bundles), wait=lambda seconds: True)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(cluster, "JOIN_SECONDS", 0.3)
+
+
+def test_a_run_waits_until_the_nodes_it_was_told_of_have_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCASML_RAY_NODES", "3")
+    ray = Ray(names=["a", "b", "c"])
+    cluster.until_joined(ray, NotedSignals())
+    assert ray.looks == 3
+    with pytest.raises(EngineError, match="2 of the 3 nodes"):
+        cluster.until_joined(Ray(names=["a", "b"]), NotedSignals())
+    monkeypatch.setenv("SCASML_RAY_NODES", "many")
+    with pytest.raises(InputError, match="SCASML_RAY_NODES = 'many'"):
+        cluster.until_joined(ray, NotedSignals())
+
+
+def test_a_head_that_is_being_started_is_waited_for_and_another_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def probe(address: str) -> None:
+        tries.append(address)
+        if len(tries) < 3:
+            raise InputError("nothing there yet")
+
+    monkeypatch.setattr(cluster, "probe", probe)
+    monkeypatch.delenv("SCASML_RAY_NODES", raising=False)
+    with pytest.raises(InputError, match="nothing there yet"):
+        cluster.until_answers("a:1", NotedSignals())
+    monkeypatch.setenv("SCASML_RAY_NODES", "1")
+    cluster.until_answers("a:1", NotedSignals())
+    assert len(tries) == 3
+    monkeypatch.setattr(cluster, "probe", lambda address: (_ for _ in ()).throw(InputError("nothing there")))
+    with pytest.raises(EngineError, match="has not started within"):
+        cluster.until_answers("a:1", NotedSignals())
+
+
+def test_waiting_ends_with_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCASML_RAY_NODES", "2")
+    monkeypatch.setattr(cluster, "probe", lambda address: (_ for _ in ()).throw(InputError("nothing there")))
+    for wait in (lambda s: cluster.until_answers("a:1", s), lambda s: cluster.until_joined(Ray(names=["a"]), s)):
+        with NotedSignals() as signals:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            with pytest.raises(Interrupted, match="SIGUSR1"):
+                wait(signals)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "ranks", "hosts"), [(3, 3, ["a", "a", "b"]), (4, 4, ["a", "a", "b", "b"]), (2, 3, ["a", "a", "a"])]
+)
+def test_ranks_are_where_their_cpus_are_held(cpus: int, ranks: int, hosts: list[str], tmp_path: Path) -> None:
+    ray = Ray(names=["a", "b"])
+    with cluster.slurm_hosts(ray, cpus, ranks, tmp_path / "log.txt") as found:
+        assert found == hosts and not ray.removed
+    assert ray.removed
