@@ -44,7 +44,7 @@ class Timed:
 
     def __init__(self, world: World) -> None:
         self.world, self.rank, self.size = world, world.rank, world.size
-        self.spent = {"hand-out": 0.0, "gather": 0.0, "share": 0.0}
+        self.spent = {"hand-out": 0.0, "waiting": 0.0, "gather": 0.0}
 
     def _timed(self, name: str, call: Any, *arguments: Any) -> Any:
         began = time.perf_counter()
@@ -59,20 +59,24 @@ class Timed:
             yield index
 
     def gather(self, item: Any) -> list[Any] | None:
+        # Rank 0 has to wait for the others here; what comes after is the gathering itself.
+        self._timed("waiting", self.world.gather, None)
         return self._timed("gather", self.world.gather, item)
 
     def share(self, item: Any) -> Any:
-        return self._timed("share", self.world.share, item)
+        return self.world.share(item)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of one run: wall, and of rank 0 those in chunks, handing out, gathering, and writing; a hand-out in a burst."""
+    """Seconds of one run: wall, those of all ranks in chunks, and of rank 0 those handing out, waiting for the last chunks of a
+    wave, gathering and writing; a hand-out in a burst."""
 
     chunks: int
     wall: float
     computing: float
     handing: float
+    waiting: float
     gathering: float
     writing: float
     service: float
@@ -100,20 +104,16 @@ def rank_program(folder: Path, chunks: int) -> None:
     # The base term's chunks are nearly all there are; the first stage is one of every term and block.
     budget = chunks * method.prices.work[0] * method.layout.draws[0] * 16
     with torch.no_grad():
-        drive(RunFolder(folder), method, t, x, 0, {"job": {}, "correction_hash": "none"}, comm, 1e9, None)
-        comm.spent, writing = dict.fromkeys(comm.spent, 0.0), 0.0
-        world.share(None)
         began = time.perf_counter()
         outcome = drive(RunFolder(folder), method, t, x, 0, {"job": {}, "correction_hash": "none"}, comm, budget, None)
         wall = time.perf_counter() - began
-    spent = dict(comm.spent)
     began = time.perf_counter()
     for _ in world.take(BURST):
         pass
     service = (time.perf_counter() - began) / BURST
     if world.rank == 0:
-        done = [s for s in outcome.tally.seconds.values()]
-        found = Measured(len(done), wall, sum(done), spent["hand-out"], spent["gather"], writing, service)
+        done, spent = outcome.tally.seconds.values(), comm.spent
+        found = Measured(len(done), wall, sum(done), spent["hand-out"], spent["waiting"], spent["gather"], writing, service)
         (folder / "measured.json").write_text(json.dumps(asdict(found)))
     world.close()
 
@@ -166,7 +166,7 @@ def main() -> None:
         for run in runs:
             print(
                 f"{name:16} {run.chunks} chunks of {1e3 * run.computing / run.chunks:.1f} ms in {run.wall:.2f} s; "
-                f"handing out {1e2 * run.handing / run.wall:.2f} %, gathering {1e2 * run.gathering / run.wall:.2f} %, "
+                f"handing out {1e2 * run.handing / run.wall:.2f} %, waiting {1e2 * run.waiting / run.wall:.2f} %, gathering {1e2 * run.gathering / run.wall:.2f} %, "
                 f"writing {1e2 * run.writing / run.wall:.2f} % of rank 0's time"
             )
     rate = sum(run.chunks / run.wall for run in alone)
