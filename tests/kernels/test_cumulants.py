@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -11,7 +12,7 @@ from estimates import Mean
 from oracles import equation, solution_of
 from torch import Tensor
 
-from kernels.contracts import SemilinearPDE
+from kernels.contracts import BrownianMotion, SemilinearPDE
 from kernels.defect import defect
 from kernels.estimators import _cumulants
 from kernels.estimators.linearised import linearised
@@ -90,6 +91,27 @@ def test_estimates_on_one_path_share_the_path_and_nothing_else() -> None:
     covariance = torch.cov(r)
     assert abs(covariance[0, 1].item() / exact - 1.0) < 0.08
     assert covariance[0, 0] > 1.1 * covariance[0, 1] and covariance[1, 1] > 1.1 * covariance[0, 1]
+
+
+def test_steps_are_fine_enough_for_a_drift_that_turns_within_a_quarter_of_the_horizon() -> None:
+    """f = x_1 - 4 x.z + |z|^2/2, g = 0: R = int X_1 of an Ornstein-Uhlenbeck process, whose variance is known.
+
+    40 000 draws, 2 % of it; sixteen steps miss 9 %, four a hundred.
+    """
+    rate = 4.0
+    problem = replace(
+        equation("lqg", 2, isotropic=True),
+        law=BrownianMotion(),
+        driver=lambda t, x, y, z: x[:, 0] - rate * (x * z).sum(-1) + 0.5 * z.square().sum(-1),
+        terminal=lambda x: torch.zeros_like(x[:, 0]),
+        zero_terminal=True,
+        quadratic=1.0,
+    )
+    horizon = problem.horizon
+    decay = math.exp(-rate * horizon)
+    variance = (horizon - 2.0 * (1.0 - decay) / rate + (1.0 - decay**2) / (2.0 * rate)) / rate**2
+    found = _cumulants.cumulant(problem, torch.zeros(1), torch.zeros(1, 2), 2, 40_000, 1, 1, Stream(0, 3))
+    assert abs(found.mean().item() / (0.5 * variance) - 1.0) < 0.2
 
 
 def test_the_terminal_condition_is_gathered_by_every_copy() -> None:

@@ -188,6 +188,12 @@ def other_shape(file: h5py.File) -> None:
     store.put(file["parameters"], weight, np.ones((2, 2), dtype=np.float32))
 
 
+def not_finite(file: h5py.File) -> None:
+    for node in file["parameters"].values():
+        if getattr(node, "ndim", 0) == 2:
+            node[0, 0] = np.nan
+
+
 TRICKS: dict[str, Callable[[h5py.File], None]] = {
     "external group": external_group,
     "soft group": soft_group,
@@ -201,6 +207,7 @@ TRICKS: dict[str, Callable[[h5py.File], None]] = {
         np.zeros(file["parameters/skeleton"].shape, dtype=np.uint8)
     ),
     "parameters of another shape": other_shape,
+    "parameters that are not finite": not_finite,
 }
 
 

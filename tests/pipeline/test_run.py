@@ -65,6 +65,9 @@ def test_the_summary_has_the_fixed_keys_and_null_where_a_figure_does_not_apply(f
     assert last["rel_l2"] == pytest.approx(scasml["rel_l2"]) and last["flop"] == pytest.approx(scasml["flop"])
     assert summary["reference_rel_se"] == 0.0 and not surrogate["trace"]
     assert scasml["rel_l2"] < 0.5 * surrogate["rel_l2"]
+    plan = json.loads((finished / "run" / "plan.json").read_text())
+    for name, pilot in (("scasml", plan["seconds"]), ("mlp", plan["mlp_seconds"])):
+        assert summary["methods"][name]["wall_seconds"] > pilot > 0.0, "a method takes its pilot too"
     assert summary["methods"]["mlp"]["flop"] <= scasml["flop"] and summary["methods"]["linear"]["flop"] <= scasml["flop"]
 
 
