@@ -71,10 +71,12 @@ ray_up() {
 
 # ray_down: end the steps of ray_up, without waiting for them longer than the batch script can afford.
 ray_down() {
-    kill -TERM "${RAY_STEPS[@]}" 2>/dev/null
+    # srun hands this signal on, where SIGTERM would make it kill the step at once.
+    kill -USR2 "${RAY_STEPS[@]}" 2>/dev/null
     local i
     for ((i = 0; i < 50; i++)); do
         kill -0 "${RAY_STEPS[@]}" 2>/dev/null || break
         sleep 0.2
     done
+    kill -TERM "${RAY_STEPS[@]}" 2>/dev/null
 }

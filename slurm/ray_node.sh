@@ -3,7 +3,7 @@
 # Ray lets anybody write into its folders; theirs is nobody else's.
 umask 077
 folder=$(mktemp -d "$SCASML_SCRATCH/ray-XXXXXX") || exit 1
-trap 'rm -rf "$folder"' EXIT
+trap 'rm -rf "$folder" || rm -rf "$folder"' EXIT
 # With --block, all that it starts ends with it.
 common=(ray start --block --num-cpus="${SCASML_NODE_CPUS:-$SLURM_CPUS_ON_NODE}" --resources="{\"slurm:$SLURMD_NODENAME\": 1}"
     --temp-dir="$folder/ray" --object-store-memory=100000000 --disable-usage-stats)
@@ -15,6 +15,6 @@ node() {
     fi
 }
 node "$@" &
-# Slurm sends the signal to Ray too, and kills what is left within seconds; the folder has to be gone before that.
-trap 'sleep 1; exit 143' TERM
+# From ray_down, or Slurm's when it ends the job. The step ends with this script, and Slurm ends with it what Ray left running.
+trap 'kill -TERM $(jobs -p) 2>/dev/null; sleep 1; exit 0' USR2 TERM
 wait
