@@ -121,18 +121,21 @@ class Cluster:
         assert found
         return found
 
+    def of_job(self, job: str) -> list[psutil.Process]:
+        """What runs in the environment of a job, whatever it calls itself."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            with suppress(psutil.Error):
+                if process.environ().get("SLURM_JOB_ID") == job and "slurmstepd" not in process.name():
+                    found.append(process)
+        return running(found)
+
     def left(self, job: str, seconds: float = 10.0) -> list[psutil.Process]:
-        """What still runs in the environment of a job, whatever it calls itself, after a while to end in."""
+        """The same after a while to end in."""
         deadline = time.monotonic() + seconds
-        while True:
-            found = []
-            for process in psutil.process_iter():
-                with suppress(psutil.Error):
-                    if process.environ().get("SLURM_JOB_ID") == job and "slurmstepd" not in process.name():
-                        found.append(process)
-            if not running(found) or time.monotonic() > deadline:
-                return running(found)
+        while (found := self.of_job(job)) and time.monotonic() < deadline:
             time.sleep(0.2)
+        return found
 
     def log(self, job: str) -> str:
         path = self.place / "log" / f"job-{job}.txt"

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 from pages import checkout, commands
-from running import execute, log_of, marks, ranks, running, until
+from running import execute, log_of, marks, ranks, until
 from slurm_cluster import Cluster, two_nodes
 from test_bad_input import write
 
@@ -192,7 +192,7 @@ def victims(kind: str, job: str, run: Path, slurm: Cluster) -> list[psutil.Proce
     if kind == "rank":
         return ranks(run)[:1]
     mark = {"driver": "scasml run", "worker": "ray::"}[kind]
-    return running([p for p in psutil.process_iter(["cmdline"]) if mark in " ".join(p.info["cmdline"] or [])])[-1:]
+    return [p for p in slurm.of_job(job) if mark in " ".join(p.info["cmdline"] or [])][-1:]
 
 
 @pytest.mark.slow
