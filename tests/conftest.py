@@ -2,6 +2,7 @@
 
 import os
 
+import jaxtyping
 import pytest
 import torch
 
@@ -12,3 +13,10 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Every shape is checked, but not where that doubles the time of calls whose shapes other tests of the same functions check."""
+    spared = item.get_closest_marker("unchecked") is not None or item.path.parent.name == "pipeline"
+    jaxtyping.config.update("jaxtyping_disable", spared)

@@ -35,6 +35,7 @@ from pipeline.job import RunFolder
 from pipeline.tally import Method
 
 POINTS = 160
+LEAST = 200
 BURST = 4000
 RANKS = (1, 2, 10, 100, 1_000, 10_000)
 
@@ -158,6 +159,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw the model into this PNG file")
     parser.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.chunks < LEAST:
+        parser.error(f"--chunks {given.chunks}: a first stage of every term and block takes the budget of {LEAST}")
     if given.rank_of is not None:
         return rank_program(given.rank_of, given.chunks)
     found = measure(given.chunks)
