@@ -19,6 +19,8 @@ from kernels.estimators.linearised import linearised
 from kernels.streams import Stream
 from kernels.surrogates.mlp import mlp
 
+pytestmark = pytest.mark.unchecked
+
 PROBLEMS = {"lqg": {"strength": 2.0}, "quadratic_gradient": {}}
 T, X = torch.full((1,), 0.2), torch.full((1, 3), 0.6)
 

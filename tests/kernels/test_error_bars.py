@@ -16,6 +16,8 @@ from kernels.estimators.linearised import linearised
 from kernels.estimators.picard import picard
 from kernels.streams import Stream
 
+pytestmark = pytest.mark.unchecked
+
 PAIRS = [(name, term) for name in ESTIMATORS for term in (*small(name).terms, *small(name).biases)]
 
 

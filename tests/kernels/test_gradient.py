@@ -74,6 +74,7 @@ METHODS = {"weights": bismut_elworthy_li(), "differences": common_noise(estimato
 METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 
 
+@pytest.mark.unchecked
 @METHOD
 @pytest.mark.parametrize(
     ("problem", "surrogate"),

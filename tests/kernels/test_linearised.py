@@ -21,6 +21,8 @@ from kernels.estimators.linearised import linearised
 from kernels.random_times import arcsine_times
 from kernels.streams import Stream
 
+pytestmark = pytest.mark.unchecked
+
 LINEAR, TIME_STEP, REMAINDER, HIGHER_ORDER = "linear", "time step", "remainder", "higher order"
 
 

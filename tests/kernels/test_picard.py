@@ -15,6 +15,8 @@ from kernels.defect import defect
 from kernels.estimators.picard import Picard, picard
 from kernels.streams import Stream
 
+pytestmark = pytest.mark.unchecked
+
 TRUNCATION, NONLINEARITY = "truncation", "nonlinearity"
 K = torch.tensor([0.5, -0.3], dtype=torch.float64)
 

@@ -21,6 +21,8 @@ from kernels.estimators.picard import picard
 from kernels.estimators.quadrature_picard import gauss_legendre, quadrature_picard
 from kernels.streams import Given, Stream
 
+pytestmark = pytest.mark.unchecked
+
 
 def integral(nodes: int, power: float) -> float:
     """The rule's value of int_0^1 r^power dr."""

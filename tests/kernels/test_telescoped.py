@@ -20,6 +20,8 @@ from kernels.estimators.linearised import linearised
 from kernels.estimators.telescoped import telescoped
 from kernels.streams import Stream
 
+pytestmark = pytest.mark.unchecked
+
 Profile = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -24,6 +24,8 @@ from kernels.moments import Moments
 from kernels.streams import Stream
 from kernels.variance_reduction import Averaged, antithetic, efficiency, quasi
 
+pytestmark = pytest.mark.unchecked
+
 METHODS = {name: small(name) for name in ESTIMATORS} | {"picard of three": picard(levels=2, samples=3)}
 COUPLINGS = {"antithetic": antithetic, "quasi": lambda method: quasi(method, size=8)}
 every_method = pytest.mark.parametrize("name", METHODS)
