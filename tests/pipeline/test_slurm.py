@@ -203,7 +203,7 @@ def test_kills_of_anything_at_any_moment_change_no_bit_of_a_pipeline_on_slurm(
     """Drivers, ranks, Ray workers and whole nodes in turn, at moments uniform over the pipeline; failed jobs are submitted again."""
     options = ("--nodes=2", "--ntasks-per-node=1")
     began = time.monotonic()
-    slurm.ended(slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", tmp_path / "calm", options=options))
+    slurm.ended(slurm.submit("pipeline.sbatch", laptop / "tiny.yaml", "--out", tmp_path / "calm", options=options), seconds=400.0)
     length = time.monotonic() - began
     rng, hits = np.random.default_rng(0), dict.fromkeys(VICTIMS, 0)
     for number in range(10 * KILLS):
