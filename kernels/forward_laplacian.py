@@ -15,7 +15,7 @@ Sums and multiples of streams are those of the tensors.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,8 +27,10 @@ Layer = tuple[Tensor, Tensor]
 """Weight (out, in) and bias (out,)."""
 
 StreamTensor = Float[Tensor, "paths streams width"]
+Product = Float[Tensor, "paths streams out"]
 
 
+@runtime_checkable
 class Operations(Protocol):
     """What a network is written in, so that one text serves values and streams; addition is ``+``."""
 
@@ -78,10 +80,10 @@ class Streams:
     def activate(self, a: StreamTensor) -> StreamTensor:
         return activated_layer(a, None, self.extra, self.phi)[0]
 
-    def dense(self, y: StreamTensor, layer: Layer) -> StreamTensor:
+    def dense(self, y: StreamTensor, layer: Layer) -> Product:
         return _dense(y, *layer)
 
-    def layer(self, a: StreamTensor, layer: Layer) -> StreamTensor:
+    def layer(self, a: StreamTensor, layer: Layer) -> Product:
         return activated_layer(a, layer, self.extra, self.phi)[0]
 
     def product(self, a: StreamTensor, b: StreamTensor) -> StreamTensor:
@@ -94,7 +96,7 @@ class Streams:
 
 def activated_layer(
     streams: StreamTensor, layer: Layer | None, extra: int, phi: Activation
-) -> tuple[StreamTensor, Float[Tensor, "paths width"]]:
+) -> tuple[Product, Float[Tensor, "paths width"]]:
     """The streams of W phi(a) + b, or of phi(a) without a layer, and phi'(a).
 
     Outside autograd the given streams are overwritten. Under it they, the weight, and nothing else are kept.

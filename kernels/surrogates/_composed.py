@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from kernels.activations import Activation
 from kernels.forward_laplacian import Layer, Operations, Streams, Values
 
 
+@runtime_checkable
 class Body(Protocol):
     """A network from its first pre-activation (rows, ..., width) to one number (rows, ..., 1), given the layers after the first."""
 

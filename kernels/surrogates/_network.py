@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -34,19 +34,20 @@ MAX_PARAMETERS = 500_000_000
 Phi = Literal["tanh", "sin", "gelu"]
 
 
+@runtime_checkable
 class Core(Protocol):
     """A network as a function of its first pre-activation a, row by row, given the layers after a."""
 
-    sweeps: int
-    """Passes through the layers that a gradient costs beside the streams."""
+    @property
+    def sweeps(self) -> int:
+        """Passes through the layers that a gradient costs beside the streams."""
+        ...
 
     def value(self, layers: Sequence[Layer], a: Float[Tensor, "paths width"]) -> Paths:
         """N."""
         ...
 
-    def gradient(
-        self, layers: Sequence[Layer], a: Float[Tensor, "paths width"]
-    ) -> tuple[Paths, Float[Tensor, "paths width"]]:
+    def gradient(self, layers: Sequence[Layer], a: Float[Tensor, "paths width"]) -> tuple[Paths, Float[Tensor, "paths width"]]:
         """N and dN/da; under autograd to be differentiated again."""
         ...
 
@@ -224,7 +225,7 @@ class Network(nn.Module):
         return first_order, terminal + (probes + 2) * entry + (probes + 2 + self.core.sweeps) * inner
 
 
-def require_size(sizes: Mapping[str, int], frequencies: int, parameters: float) -> None:
+def require_size(sizes: Mapping[str, int], frequencies: int, parameters: int) -> None:
     """Refuse a network without a unit, or beyond memory, before it is built."""
     named = ", ".join(f"{name} = {size}" for name, size in sizes.items())
     if min(sizes.values()) < 1:
