@@ -90,7 +90,7 @@ def test_every_network_is_trained_in_two_phases_and_rebuilt_from_its_checkpoint(
     surrogate: dict[str, Any], tmp_path: Path
 ) -> None:
     """By paths first and by the residual then; all of its parameters have left their start."""
-    training = {"steps": 2, "batch": 8, "then": {"steps": 2, "batch": 8, "objective": {"name": "residual"}}}
+    training = {"steps": 2, "batch": 32, "then": {"steps": 2, "batch": 32, "objective": {"name": "residual"}}}
     mine = job(tmp_path / "job", {**FITTED, "surrogate": {**surrogate, "width": 8}, "training": training})
     folder, start = opened(tmp_path / "run"), mine.surrogate()
     train_stage(folder, mine)
