@@ -104,9 +104,8 @@ def activated_layer(
     if torch.is_grad_enabled():
         return _Layer.apply(streams, *(layer or (None, None)), extra, phi)
     a, y, slope, squares = _pointwise(streams, extra, phi)
-    second = torch.addcmul(slope * streams[:, 1], phi.curvature(a, y, slope), squares)
-    streams[:, 0], streams[:, 1] = y, second
-    streams[:, 2:] *= slope[:, None]
+    curvature = phi.curvature(a, y, slope)
+    _bent(streams.mul_(slope[:, None]), y, curvature, squares)
     return (streams if layer is None else _dense(streams, *layer)), slope
 
 
@@ -115,6 +114,13 @@ def _pointwise(streams: Tensor, extra: int, phi: Activation) -> tuple[Tensor, Te
     a = streams[:, 0]
     y = phi.value(a)
     return a, y, phi.slope(a, y), streams[:, 2 + extra :].square().sum(1)
+
+
+def _bent(scaled: Tensor, y: Tensor, curvature: Tensor, squares: Tensor) -> Tensor:
+    """The streams of phi(a), in place, from phi'(a) times those of a."""
+    scaled[:, 0] = y
+    scaled[:, 1].addcmul_(curvature, squares)
+    return scaled
 
 
 def _dense(streams: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -141,7 +147,7 @@ class _Layer(torch.autograd.Function):
         ctx.extra, ctx.phi = extra, phi
         ctx.set_materialize_grads(False)
         a, y, slope, squares = _pointwise(streams, extra, phi)
-        out = _activated(streams, y, slope, phi.curvature(a, y, slope), squares)
+        out = _bent(streams * slope[:, None], y, phi.curvature(a, y, slope), squares)
         return (out if weight is None or bias is None else _dense(out, weight, bias)), slope
 
     @staticmethod
@@ -158,24 +164,15 @@ class _Layer(torch.autograd.Function):
         if weight is not None:
             flat = grad.flatten(0, 1)
             if ctx.needs_input_grad[1]:
-                grad_weight = flat.T @ _activated(streams, y, slope, curvature, squares).flatten(0, 1)
+                grad_weight = flat.T @ _bent(streams * slope[:, None], y, curvature, squares).flatten(0, 1)
                 grad_bias = grad[:, 0].sum(0)
             grad = (flat @ weight).unflatten(0, streams.shape[:2])
         second, tangents = streams[:, 1], streams[:, 2:]
         along = (grad[:, 2:] * tangents).sum(1)
         if grad_slope is not None:
             along += grad_slope
-        out = torch.empty_like(streams)
         of_second = torch.addcmul(curvature * second, phi.third(a, y, slope, curvature), squares)
-        out[:, 0] = slope * grad[:, 0] + of_second * grad[:, 1] + curvature * along
-        torch.mul(grad[:, 1:], slope[:, None], out=out[:, 1:])
+        out = grad * slope[:, None]
+        out[:, 0] += of_second * grad[:, 1] + curvature * along
         out[:, 2 + extra :].addcmul_((2.0 * curvature * grad[:, 1])[:, None], tangents[:, extra:])
         return out, grad_weight, grad_bias, None, None
-
-
-def _activated(streams: Tensor, y: Tensor, slope: Tensor, curvature: Tensor, squares: Tensor) -> Tensor:
-    out = torch.empty_like(streams)
-    out[:, 0] = y
-    out[:, 1] = torch.addcmul(slope * streams[:, 1], curvature, squares)
-    torch.mul(streams[:, 2:], slope[:, None], out=out[:, 2:])
-    return out

@@ -11,6 +11,7 @@ the least CPU time of repeated calls, memory the peak of the first call above wh
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import multiprocessing
 import time
@@ -101,7 +102,7 @@ def problem(size: Size, *, training: bool) -> tuple[Layers, Tensor]:
     generator = torch.Generator().manual_seed(0)
     widths = [size.dim, *[size.width] * size.depth, 1]
     layers = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(widths):
         weight = torch.randn(fan_out, fan_in, generator=generator) / math.sqrt(fan_in)
         layers.append((weight.requires_grad_(training), torch.zeros(fan_out).requires_grad_(training)))
     return layers, torch.randn(size.points, size.dim, generator=generator)
