@@ -46,8 +46,8 @@ class Operations(Protocol):
         """W phi(a) + b; ``a`` is not to be used again, as it may be overwritten."""
         ...
 
-    def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """a b, entry by entry."""
+    def gate(self, a: Tensor, base: Tensor, difference: Tensor, layer: Layer) -> Tensor:
+        """W (base + phi(a) difference) + b; ``a`` is not to be used again, as it may be overwritten."""
         ...
 
 
@@ -66,8 +66,8 @@ class Values:
     def layer(self, a: Tensor, layer: Layer) -> Tensor:
         return self.dense(self.activate(a), layer)
 
-    def product(self, a: Tensor, b: Tensor) -> Tensor:
-        return a * b
+    def gate(self, a: Tensor, base: Tensor, difference: Tensor, layer: Layer) -> Tensor:
+        return self.dense(torch.addcmul(base, self.activate(a), difference), layer)
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,10 @@ class Streams:
     def layer(self, a: StreamTensor, layer: Layer) -> Product:
         return activated_layer(a, layer, self.extra, self.phi)[0]
 
-    def product(self, a: StreamTensor, b: StreamTensor) -> StreamTensor:
-        out = torch.addcmul(b[:, :1] * a, a[:, :1], b)
-        # Right for tangents, twice the value, and short of the last term of S.
-        out[:, 0] *= 0.5
-        out[:, 1] += 2.0 * (a[:, 2 + self.extra :] * b[:, 2 + self.extra :]).sum(1)
-        return out
+    def gate(self, a: StreamTensor, base: StreamTensor, difference: StreamTensor, layer: Layer) -> Product:
+        if torch.is_grad_enabled():
+            return _Gate.apply(a, base, difference, *layer, self.extra, self.phi)
+        return _dense(_product(self.activate(a), difference, self.extra).add_(base), *layer)
 
 
 def activated_layer(
@@ -99,28 +97,74 @@ def activated_layer(
 ) -> tuple[Product, Float[Tensor, "paths width"]]:
     """The streams of W phi(a) + b, or of phi(a) without a layer, and phi'(a).
 
-    Outside autograd the given streams are overwritten. Under it they, the weight, and nothing else are kept.
+    Outside autograd the given streams are overwritten. Under it they and the weight are kept, and nothing else.
     """
     if torch.is_grad_enabled():
         return _Layer.apply(streams, *(layer or (None, None)), extra, phi)
-    a, y, slope, squares = _pointwise(streams, extra, phi)
-    curvature = phi.curvature(a, y, slope)
-    _bent(streams.mul_(slope[:, None]), y, curvature, squares)
-    return (streams if layer is None else _dense(streams, *layer)), slope
+    known = _Known.of(streams, extra, phi)
+    _bent(streams.mul_(known.slope[:, None]), known)
+    return (streams if layer is None else _dense(streams, *layer)), known.slope
 
 
-def _pointwise(streams: Tensor, extra: int, phi: Activation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """a, phi(a), phi'(a) and sum_i J_i^2."""
-    a = streams[:, 0]
-    y = phi.value(a)
-    return a, y, phi.slope(a, y), streams[:, 2 + extra :].square().sum(1)
+@dataclass(frozen=True)
+class _Known:
+    """a, phi and its first derivatives there, and sum_i J_i^2: (paths, width)."""
+
+    a: Tensor
+    y: Tensor
+    slope: Tensor
+    curvature: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, streams: Tensor, extra: int, phi: Activation) -> _Known:
+        a = streams[:, 0]
+        y = phi.value(a)
+        slope = phi.slope(a, y)
+        return cls(a, y, slope, phi.curvature(a, y, slope), streams[:, 2 + extra :].square().sum(1))
 
 
-def _bent(scaled: Tensor, y: Tensor, curvature: Tensor, squares: Tensor) -> Tensor:
+def _bent(scaled: Tensor, known: _Known) -> Tensor:
     """The streams of phi(a), in place, from phi'(a) times those of a."""
-    scaled[:, 0] = y
-    scaled[:, 1].addcmul_(curvature, squares)
+    scaled[:, 0] = known.y
+    scaled[:, 1].addcmul_(known.curvature, known.squares)
     return scaled
+
+
+def _activation_gradient(
+    grad: Tensor, grad_slope: Tensor | None, streams: Tensor, known: _Known, extra: int, phi: Activation
+) -> Tensor:
+    """Gradient by the streams of a. With y~, S~, J~_i those by the streams of phi(a), and c~ that by phi'(a), it is
+
+    J_i:  phi' J~_i + 2 phi'' S~ J_i, the second term for summed tangents
+    S:    phi' S~
+    a:    phi' y~ + (phi'' S + phi''' sum_i J_i^2) S~ + phi'' (c~ + sum_j J~_j J_j), j over all tangents.
+    """
+    along = (grad[:, 2:] * streams[:, 2:]).sum(1)
+    if grad_slope is not None:
+        along += grad_slope
+    third = phi.third(known.a, known.y, known.slope, known.curvature)
+    of_second = torch.addcmul(known.curvature * streams[:, 1], third, known.squares)
+    out = grad * known.slope[:, None]
+    out[:, 0] += of_second * grad[:, 1] + known.curvature * along
+    out[:, 2 + extra :].addcmul_((2.0 * known.curvature * grad[:, 1])[:, None], streams[:, 2 + extra :])
+    return out
+
+
+def _product(a: Tensor, b: Tensor, extra: int) -> Tensor:
+    out = torch.addcmul(b[:, :1] * a, a[:, :1], b)
+    # Right for tangents, twice the value, and short of the last term of S.
+    out[:, 0] *= 0.5
+    out[:, 1] += 2.0 * (a[:, 2 + extra :] * b[:, 2 + extra :]).sum(1)
+    return out
+
+
+def _product_gradient(grad: Tensor, b: Tensor, extra: int) -> Tensor:
+    """Gradient of ``_product`` by its other factor."""
+    out = grad * b[:, :1]
+    out[:, 0] += (grad[:, 1:] * b[:, 1:]).sum(1)
+    out[:, 2 + extra :].addcmul_(2.0 * grad[:, 1:2], b[:, 2 + extra :])
+    return out
 
 
 def _dense(streams: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -129,15 +173,14 @@ def _dense(streams: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
+def _dense_gradient(grad: Tensor, streams: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``_dense`` by streams, weight and bias."""
+    flat = grad.flatten(0, 1)
+    return (flat @ weight).unflatten(0, streams.shape[:2]), flat.T @ streams.flatten(0, 1), grad[:, 0].sum(0)
+
+
 class _Layer(torch.autograd.Function):
-    """``activated_layer`` with a backward that computes the activated streams again.
-
-    With gradients y~, S~, J~_i after the activation, and c~ that of phi'(a), those before it are
-
-        J_i:  phi' J~_i + 2 phi'' S~ J_i (the second term for summed tangents)
-        S:    phi' S~
-        a:    phi' y~ + (phi'' S + phi''' sum_i J_i^2) S~ + phi'' (c~ + sum_j J~_j J_j), j over all tangents.
-    """
+    """``activated_layer``, the activated streams computed again in the backward."""
 
     @staticmethod
     def forward(
@@ -146,33 +189,44 @@ class _Layer(torch.autograd.Function):
         ctx.save_for_backward(streams, weight)
         ctx.extra, ctx.phi = extra, phi
         ctx.set_materialize_grads(False)
-        a, y, slope, squares = _pointwise(streams, extra, phi)
-        out = _bent(streams * slope[:, None], y, phi.curvature(a, y, slope), squares)
-        return (out if weight is None or bias is None else _dense(out, weight, bias)), slope
+        known = _Known.of(streams, extra, phi)
+        out = _bent(streams * known.slope[:, None], known)
+        return (out if weight is None or bias is None else _dense(out, weight, bias)), known.slope
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_slope: Tensor | None) -> tuple[Tensor | None, ...]:
         streams, weight = ctx.saved_tensors
-        extra, phi = ctx.extra, ctx.phi
-        a, y, slope, squares = _pointwise(streams, extra, phi)
-        curvature = phi.curvature(a, y, slope)
-        grad_weight = grad_bias = None
+        known = _Known.of(streams, ctx.extra, ctx.phi)
+        of_weight = of_bias = None
         if grad is None:
-            along = torch.zeros_like(a) if grad_slope is None else grad_slope
-            return torch.cat(((curvature * along)[:, None], torch.zeros_like(streams[:, 1:])), 1), None, None, None, None
-        if weight is not None:
-            flat = grad.flatten(0, 1)
-            if ctx.needs_input_grad[1]:
-                grad_weight = flat.T @ _bent(streams * slope[:, None], y, curvature, squares).flatten(0, 1)
-                grad_bias = grad[:, 0].sum(0)
-            grad = (flat @ weight).unflatten(0, streams.shape[:2])
-        second, tangents = streams[:, 1], streams[:, 2:]
-        along = (grad[:, 2:] * tangents).sum(1)
-        if grad_slope is not None:
-            along += grad_slope
-        of_second = torch.addcmul(curvature * second, phi.third(a, y, slope, curvature), squares)
-        out = grad * slope[:, None]
-        out[:, 0] += of_second * grad[:, 1] + curvature * along
-        out[:, 2 + extra :].addcmul_((2.0 * curvature * grad[:, 1])[:, None], tangents[:, extra:])
-        return out, grad_weight, grad_bias, None, None
+            grad = torch.zeros_like(streams)
+        elif weight is not None:
+            grad, of_weight, of_bias = _dense_gradient(grad, _bent(streams * known.slope[:, None], known), weight)
+        return _activation_gradient(grad, grad_slope, streams, known, ctx.extra, ctx.phi), of_weight, of_bias, None, None
+
+
+class _Gate(torch.autograd.Function):
+    """``Streams.gate``, the gate and what it lets through computed again in the backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, streams: Tensor, base: Tensor, difference: Tensor, weight: Tensor, bias: Tensor, extra: int, phi: Activation
+    ) -> Tensor:
+        ctx.save_for_backward(streams, base, difference, weight)
+        ctx.extra, ctx.phi = extra, phi
+        known = _Known.of(streams, extra, phi)
+        gate = _bent(streams * known.slope[:, None], known)
+        return _dense(_product(gate, difference, extra).add_(base), weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        streams, base, difference, weight = ctx.saved_tensors
+        extra, phi = ctx.extra, ctx.phi
+        known = _Known.of(streams, extra, phi)
+        gate = _bent(streams * known.slope[:, None], known)
+        grad, of_weight, of_bias = _dense_gradient(grad, _product(gate, difference, extra).add_(base), weight)
+        of_gate = _product_gradient(grad, difference, extra)
+        of_streams = _activation_gradient(of_gate, None, streams, known, extra, phi)
+        return of_streams, grad, _product_gradient(grad, gate, extra), of_weight, of_bias, None, None

@@ -17,11 +17,10 @@ def _gated(operations: Operations, layers: Sequence[Layer], a: Tensor, /) -> Ten
     """H = phi(a_3); Z = phi(W H + b), H = (1 - Z) U + Z V for every layer, U = phi(a_1), V = phi(a_2); N = W H + b."""
     u, v, h = operations.activate(a).chunk(3, dim=-1)
     difference = v - u
-    *inner, last = layers
-    for layer in inner:
-        z = operations.activate(operations.dense(h, layer))
-        h = u + operations.product(z, difference)
-    return operations.dense(h, last)
+    a = operations.dense(h, layers[0])
+    for layer in layers[1:]:
+        a = operations.gate(a, u, difference, layer)
+    return a
 
 
 def modified_mlp(

@@ -33,9 +33,8 @@ class AdaptiveBlocks(nn.Module):
         difference = u - v
         *inner, last = layers
         for alpha, one, two, three in zip(self.alpha, inner[::3], inner[1::3], inner[2::3], strict=True):
-            f = operations.activate(operations.dense(y, one))
-            g = operations.activate(operations.dense(v + operations.product(f, difference), two))
-            h = operations.activate(operations.dense(v + operations.product(g, difference), three))
+            first = operations.gate(operations.dense(y, one), v, difference, two)
+            h = operations.activate(operations.gate(first, v, difference, three))
             y = y + alpha * (h - y)
         return operations.dense(y, last)
 

@@ -104,23 +104,58 @@ def test_a_layer_keeps_its_streams_and_weight_alone() -> None:
     assert kept(plainly) > 2 * 64 * 50 * 32
 
 
+def identity(a: Tensor) -> Tensor:
+    return a
+
+
+PLAIN = Activation(
+    identity,
+    lambda a, y: torch.ones_like(a),
+    lambda a, y, slope: torch.zeros_like(a),
+    lambda a, y, slope, curvature: torch.zeros_like(a),
+)
+"""phi(a) = a: a gate is then a product."""
+
+
 @pytest.mark.parametrize("extra", [0, 1])
-def test_streams_of_a_product_are_those_of_its_derivatives(extra: int) -> None:
-    """a and b polynomials in the summed directions' parameters: a(s) = a + sum J_i s_i + S s_1^2/2 has the streams (a, S, J)."""
-    a, b = streams(address=1), streams(address=2)
-    out = Streams(ACTIVATIONS["tanh"], extra).product(a, b)
+def test_streams_through_a_gate_are_those_of_a_product(extra: int) -> None:
+    """a(s) = a + sum_i J_i s_i + S s_2^2/2 has the streams (a, S, J), s_0 standing apart where ``extra`` is 1."""
+    a, base, b = (streams(address=i).detach() for i in (1, 2, 3))
+    unit = torch.eye(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+
+    def polynomial(c: Tensor, s: Tensor) -> Tensor:
+        return c[1, 0, 2] + (c[1, 2:, 2] * s).sum() + 0.5 * c[1, 1, 2] * s[2].square()
 
     def along(s: Tensor) -> Tensor:
-        def polynomial(c: Tensor) -> Tensor:
-            return c[:, 0] + (c[:, 2:] * s[:, None]).sum(1) + 0.5 * c[:, 1] * s[-1].square()
-
-        return polynomial(a) * polynomial(b)
+        return polynomial(base, s) + polynomial(a, s) * polynomial(b, s)
 
     zero = torch.zeros(3, dtype=torch.float64)
-    hessian = torch.autograd.functional.hessian(lambda s: along(s).flatten()[5], zero)
-    (first,) = torch.autograd.functional.jacobian(lambda s: along(s).flatten()[5:6], zero)
-    mine = out.flatten(2).transpose(1, 2).reshape(-1, 5)[5]
-    torch.testing.assert_close(mine[0], (a[1, 0, 1] * b[1, 0, 1]))
-    torch.testing.assert_close(mine[1], hessian.diagonal()[extra:].sum())
-    torch.testing.assert_close(mine[2:], first)
-    assert torch.autograd.gradcheck(Streams(ACTIVATIONS["tanh"], extra).product, (a, b))
+    hessian = torch.autograd.functional.hessian(along, zero)  # type: ignore[no-untyped-call]
+    slopes = torch.autograd.functional.jacobian(along, zero)  # type: ignore[no-untyped-call]
+    expected = torch.cat((along(zero)[None], hessian.diagonal()[extra:].sum()[None], slopes))
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded):
+            found = Streams(PLAIN, extra).gate(a.clone(), base, b, unit)[1, :, 2]
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_gradients_of_a_gate_are_those_of_finite_differences(name: str, extra: int) -> None:
+    gated = (streams(2, 5, 3, address=i) for i in (1, 2, 3))
+    weight, bias = a_layer(3, 2)
+
+    def gate(a: Tensor, base: Tensor, difference: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return Streams(ACTIVATIONS[name], extra).gate(a, base, difference, (weight, bias))
+
+    assert torch.autograd.gradcheck(gate, (*gated, weight, bias))
+
+
+def test_a_gate_keeps_no_stream_of_its_own_beside_those_it_is_given() -> None:
+    """Three streams and the weight; a base and a difference shared by all gates of a network count once there."""
+
+    def gate(a: Tensor, layer: tuple[Tensor, Tensor], extra: int, phi: Activation) -> Tensor:
+        base, difference = (streams(64, 50, 32, address=i) for i in (1, 2))
+        return Streams(phi, extra).gate(a, base, difference, layer)
+
+    assert kept(gate) == 3 * 64 * 50 * 32 + 32 * 32
