@@ -18,7 +18,7 @@ from torch import Tensor
 from kernels.contracts import GeometricBrownianMotion, Jet, SemilinearPDE
 from kernels.objectives.residual import residual as residual_objective
 from kernels.streams import Stream
-from kernels.surrogates import _network, modified_mlp, pirate_net, residual_network
+from kernels.surrogates import _network, modified_mlp, pirate_net, residual_network, windowed_network
 from kernels.surrogates._network import Network
 from kernels.surrogates.gaussian_process import gaussian_process
 from kernels.surrogates.given_network import given_network
@@ -174,6 +174,10 @@ def a_pirate_net(problem: SemilinearPDE) -> Any:
     return net
 
 
+def a_windowed_network(problem: SemilinearPDE) -> Any:
+    return windowed_network(problem, seed=1, width=12, depth=2)
+
+
 def a_gaussian_process(problem: SemilinearPDE) -> Any:
     process = gaussian_process(problem, seed=0, points=20, length_scale=2.0)
     process.fit(Stream(3, 0))
@@ -192,6 +196,7 @@ MAKERS = {
     "residual_network": a_residual_network,
     "modified_mlp": a_modified_mlp,
     "pirate_net": a_pirate_net,
+    "windowed_network": a_windowed_network,
     "gaussian_process": a_gaussian_process,
     "given_network": a_given_network,
 }

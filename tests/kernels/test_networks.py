@@ -16,6 +16,7 @@ from kernels.contracts import Jet, SemilinearPDE, Surrogate
 from kernels.defect import defect, residual
 from kernels.optimizers.adam import adam
 from kernels.streams import Purpose, Stream
+from kernels.surrogates._ansatz import clock
 from kernels.surrogates._network import SHARES, Network
 
 DIM = 5
@@ -24,7 +25,11 @@ SHAPES: dict[str, dict[str, int]] = {
     "residual_network": {"blocks": 2},
     "modified_mlp": {"depth": 3},
     "pirate_net": {"blocks": 2},
+    "windowed_network": {"windows": 3},
 }
+ONE = [name for name in SHAPES if name != "windowed_network"]
+"""A single network each."""
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "sin, factorised, frequencies": {"activation": "sin", "factorised": True, "frequencies": 2},
@@ -37,7 +42,7 @@ KINDS = {
 }
 
 
-def made(name: str, problem: SemilinearPDE, *, width: int = 12, moved: float = 0.3, **options: Any) -> Network:
+def made(name: str, problem: SemilinearPDE, *, width: int = 12, moved: float = 0.3, **options: Any) -> Any:
     """A network whose parameters, those that begin at 0 too, are ``moved`` from their start, in double precision."""
     net = factory("surrogates", name)(problem, seed=1, width=width, **SHAPES[name], **options).double()
     for parameter in net.parameters():
@@ -152,7 +157,7 @@ def test_a_correction_records_nothing_and_sees_the_residual(name: str) -> None:
 
 @pytest.mark.parametrize("probes", [None, 3])
 @pytest.mark.parametrize("options", [{}, {"frequencies": 3}], ids=str)
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ONE)
 def test_the_flop_booked_are_those_executed(name: str, options: dict[str, Any], probes: int | None) -> None:
     """To a tenth at width 64, where what enters through vectors of rank one is little."""
     problem = equation("lqg", 20)
@@ -200,7 +205,7 @@ def test_without_options_the_perceptron_is_the_one_it_was_to_the_bit() -> None:
     assert list(net.state_dict())[4:6] == ["weights.0", "weights.1"]
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ONE)
 def test_factorised_weights_begin_as_they_would_without_and_learn_at_rates_of_their_own(name: str) -> None:
     """Products equal to rounding; the logarithms have the mean and deviation of the paper: 6 standard errors."""
     problem = equation("lqg", DIM)
@@ -248,7 +253,7 @@ def test_a_pirate_net_begins_as_its_last_layer_of_its_embedding() -> None:
         assert not net(t, x).allclose(before, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ONE)
 def test_a_network_without_units_or_beyond_memory_is_refused_before_it_is_built(name: str) -> None:
     make, problem = factory("surrogates", name), equation("lqg", DIM)
     (deep,) = SHAPES[name]
@@ -256,3 +261,34 @@ def test_a_network_without_units_or_beyond_memory_is_refused_before_it_is_built(
         make(problem, seed=0, **{deep: 0})
     with pytest.raises(ValueError, match=r"width = 1000000, .*parameters, and at most"):
         make(problem, seed=0, width=1_000_000)
+
+
+def test_windows_sum_to_one_meet_smoothly_and_reach_two_networks_at_most() -> None:
+    """Constant networks 1, 2, 3 make of s h N the interpolant of these by cos^2; its u_t is that of the windows too."""
+    problem = equation("lqg", DIM)
+    net = made("windowed_network", problem, moved=0.0)
+    for j, network in enumerate(net.networks):
+        for parameter in network.parameters():
+            parameter.data.zero_()
+        network.biases[-1].data.fill_((j + 1.0) / network.terminal_spread)
+        assert network.terminal_spread > 0.0
+    t = torch.linspace(0.0, 1.0, 41, dtype=torch.float64) * problem.horizon
+    x = Stream(1, 0).normal(41, DIM).double()
+    assert problem.profile is not None
+    h, _ = clock(problem, t)
+    corrected = net.jet(t, x, None).value - problem.profile(t, x)
+    share = torch.sin(math.pi * h).square()
+    torch.testing.assert_close(corrected, h * torch.where(h < 0.5, 1.0 + share, 3.0 - share), rtol=1e-9, atol=1e-9)
+    reached = torch.stack([torch.zeros(41).index_fill(0, net._window(j, t)[0], 1.0) for j in range(3)]).sum(0)
+    assert reached[1:].max() == 2.0 and reached.min() >= 1.0
+    with pytest.raises(ValueError, match="windows = 1"):
+        factory("surrogates", "windowed_network")(problem, seed=0, windows=1)
+
+
+def test_the_networks_of_windows_differ_and_read_a_time_of_their_own() -> None:
+    """(n - 1)(h - c_j) is 0 at the middle of each window: there a weight on time and the bias cancel."""
+    net = factory("surrogates", "windowed_network")(equation("lqg", DIM), seed=1, width=12, windows=4)
+    weights = [network.weights[0] for network in net.networks]
+    assert not any(one.equal(other) for one, other in itertools.combinations(weights, 2))
+    for j, network in enumerate(net.networks):
+        torch.testing.assert_close(network.biases[0], -network.weights[0][:, 0] * j / 3.0)
