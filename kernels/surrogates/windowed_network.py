@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -42,17 +43,21 @@ class WindowedNetwork(nn.Module):
         weight = torch.where(inside, torch.cos(angle).square(), 0.0)
         return rows, weight, torch.where(inside, -0.5 * math.pi * steps * torch.sin(2.0 * angle) * h_t[rows], 0.0)
 
+    def _windows(self, t: Paths) -> Iterator[tuple[Network, Tensor, Tensor, Tensor]]:
+        """Every network with its window."""
+        for j, network in enumerate(self.networks):
+            assert isinstance(network, Network)
+            yield network, *self._window(j, t)
+
     def forward(self, t: Paths, x: Vectors) -> Paths:
         value = torch.zeros_like(t)
-        for j, network in enumerate(self.networks):
-            rows, w, _ = self._window(j, t)
+        for network, rows, w, _ in self._windows(t):
             value = value.index_add(0, rows, w * network(t[rows], x[rows]))
         return value
 
     def value_and_gradient(self, t: Paths, x: Vectors) -> tuple[Paths, Vectors]:
         value, gradient = torch.zeros_like(t), torch.zeros_like(x)
-        for j, network in enumerate(self.networks):
-            rows, w, _ = self._window(j, t)
+        for network, rows, w, _ in self._windows(t):
             part, slope = network.value_and_gradient(t[rows], x[rows])
             value, gradient = value.index_add(0, rows, w * part), gradient.index_add(0, rows, w[:, None] * slope)
         return value, gradient
@@ -61,8 +66,7 @@ class WindowedNetwork(nn.Module):
         value, dt, gradient, laplacian = torch.zeros_like(t), torch.zeros_like(t), torch.zeros_like(x), torch.zeros_like(t)
         # The derivatives of the w_j sum to 0: without p, which all u_j hold, no rounding of p is multiplied by them.
         p = profile(self.problem, t, x)
-        for j, network in enumerate(self.networks):
-            rows, w, w_t = self._window(j, t)
+        for network, rows, w, w_t in self._windows(t):
             part = network.jet(t[rows], x[rows], None if directions is None else directions[rows])
             value = value.index_add(0, rows, w * part.value)
             dt = dt.index_add(0, rows, w * part.dt + w_t * (part.value - p[rows]))
