@@ -75,7 +75,9 @@ class WindowedNetwork(nn.Module):
         return Jet(value, dt, gradient, laplacian)
 
     def flop(self, probes: int | None) -> tuple[float, float]:
-        first_order, full = self.networks[0].flop(probes)
+        network = self.networks[0]
+        assert isinstance(network, Network)
+        first_order, full = network.flop(probes)
         return 2.0 * first_order, 2.0 * full
 
 
