@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -292,3 +293,14 @@ def test_the_networks_of_windows_differ_and_read_a_time_of_their_own() -> None:
     assert not any(one.equal(other) for one, other in itertools.combinations(weights, 2))
     for j, network in enumerate(net.networks):
         torch.testing.assert_close(network.biases[0], -network.weights[0][:, 0] * j / 3.0)
+
+
+def test_a_batch_within_one_window_still_gives_every_parameter_a_gradient() -> None:
+    """Workers add up their gradients entry by entry. The profile is differentiated by autograd, which takes no empty batch."""
+    problem = replace(equation("black_scholes", DIM), profile_jet=None, hessian_form=None)
+    net, (t, x) = made("windowed_network", problem), points(problem)
+    early = torch.zeros_like(t)
+    net.jet(early, x, None).laplacian.sum().backward()
+    gradients = [parameter.grad for parameter in net.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients) and not all(gradient.any() for gradient in gradients)
