@@ -8,20 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from kernels.activations import ACTIVATIONS
 from kernels.contracts import Jet, Paths, SemilinearPDE, Vectors
-from kernels.jets import (
-    GELU,
-    SIN,
-    SOFTPLUS,
-    STREAM_ROWS,
-    TANH,
-    jet_in_parts,
-    network_gradient,
-    network_laplacian,
-    reverse_sweep,
-)
-
-ACTIVATIONS = {"tanh": TANH, "sin": SIN, "gelu": GELU, "softplus": SOFTPLUS}
+from kernels.jets import STREAM_ROWS, jet_in_parts, network_gradient, network_laplacian_and_gradient
 
 NAMES = (re.compile(r"(weight|bias)_(\d+)"), re.compile(r"(\d+)\.(weight|bias)"))
 """weight_0, bias_0, weight_1, ... or the names in a state dict of torch.nn.Sequential."""
@@ -70,8 +59,8 @@ class GivenNetwork(nn.Module):
         else:
             tangents = directions.to(w_x) @ w_x
         head = first[:, None], torch.zeros_like(first)[:, None]
-        out, slopes = network_laplacian(layers, torch.cat((*head, tangents), dim=1), phi=self.phi)
-        inputs = reverse_sweep(layers, slopes) @ layers[0][0]
+        out, delta = network_laplacian_and_gradient(layers, torch.cat((*head, tangents), dim=1), self.phi)
+        inputs = delta @ layers[0][0]
         return Jet(*(part.to(x.dtype) for part in (out[:, 0], inputs[:, 0], inputs[:, 1:], out[:, 1])))
 
     def flop(self, probes: int | None) -> tuple[float, float]:

@@ -23,10 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from kernels.defect import defect
 from kernels.equations.lqg import lqg
 from kernels.estimators.linearised import linearised
+from kernels.jets import STREAM_ROWS
 from kernels.objectives.path import path
 from kernels.optimizers.soap import soap
 from kernels.streams import Stream
-from kernels.surrogates.mlp import STREAM_ROWS, mlp
+from kernels.surrogates.mlp import mlp
 
 BATCH = 128
 POINTS, DRAWS = 16, 64

@@ -7,7 +7,7 @@ import torch
 from oracles import equation, literal_jet
 from torch import Tensor, nn
 
-from kernels import jets
+from kernels.activations import ACTIVATIONS
 from kernels.contracts import Fitted, Surrogate
 from kernels.defect import residual
 from kernels.streams import Stream
@@ -83,7 +83,7 @@ def test_second_derivatives_along_scaled_axes_and_along_vectors_equal_the_litera
 
 @pytest.mark.parametrize("activation", LAYERS)
 def test_the_derivatives_of_an_activation_are_those_of_its_value(activation: str) -> None:
-    phi = {"tanh": jets.TANH, "sin": jets.SIN, "gelu": jets.GELU, "softplus": jets.SOFTPLUS}[activation]
+    phi = ACTIVATIONS[activation]
     a = torch.linspace(-4.0, 4.0, 41, dtype=torch.float64, requires_grad=True)
     value = LAYERS[activation]()(a)
     (first,) = torch.autograd.grad(value.sum(), a, create_graph=True)

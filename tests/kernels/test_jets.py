@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import itertools
 import math
 from collections.abc import Callable
@@ -19,14 +18,16 @@ from torch import Tensor
 from kernels.contracts import GeometricBrownianMotion, Jet, SemilinearPDE
 from kernels.objectives.residual import residual as residual_objective
 from kernels.streams import Stream
+from kernels.surrogates import _network, modified_mlp, pirate_net, residual_network, windowed_network
+from kernels.surrogates._network import Network
 from kernels.surrogates.gaussian_process import gaussian_process
 from kernels.surrogates.given_network import given_network
-from kernels.surrogates.mlp import MLP, mlp
+from kernels.surrogates.mlp import mlp
 
 DIM = 5
 
 
-def network(problem: SemilinearPDE) -> MLP:
+def network(problem: SemilinearPDE) -> Network:
     """A network whose parameters are far from their start, in double precision."""
     net = mlp(problem, seed=1, width=12, depth=3).double()
     for parameter in net.parameters():
@@ -139,8 +140,7 @@ def test_a_jet_in_parts_equals_the_jet_in_one(kind: str, monkeypatch: pytest.Mon
     net, (t, x) = network(problem), points(problem)
     with torch.no_grad():
         whole = net.jet(t, x, KINDS[kind](x))
-        # The room offers the factory under the name of its module.
-        monkeypatch.setattr(importlib.import_module("kernels.surrogates.mlp"), "STREAM_ROWS", 20)
+        monkeypatch.setattr(_network, "STREAM_ROWS", 20)
         assert same(net.jet(t, x, KINDS[kind](x)), whole, 1e-14)
 
 
@@ -160,6 +160,24 @@ def a_network(problem: SemilinearPDE) -> Any:
     return mlp(problem, seed=1, width=12, depth=3)
 
 
+def a_residual_network(problem: SemilinearPDE) -> Any:
+    return residual_network(problem, seed=1, width=12, activation="gelu", frequencies=2)
+
+
+def a_modified_mlp(problem: SemilinearPDE) -> Any:
+    return modified_mlp(problem, seed=1, width=12, activation="sin", factorised=True)
+
+
+def a_pirate_net(problem: SemilinearPDE) -> Any:
+    net = pirate_net(problem, seed=1, width=12)
+    dict(net.named_parameters())["core.body.alpha"].data.fill_(0.3)
+    return net
+
+
+def a_windowed_network(problem: SemilinearPDE) -> Any:
+    return windowed_network(problem, seed=1, width=12, depth=2)
+
+
 def a_gaussian_process(problem: SemilinearPDE) -> Any:
     process = gaussian_process(problem, seed=0, points=20, length_scale=2.0)
     process.fit(Stream(3, 0))
@@ -173,7 +191,15 @@ def a_given_network(problem: SemilinearPDE) -> Any:
     return given_network(problem, arrays, seed=0)
 
 
-MAKERS = {"mlp": a_network, "gaussian_process": a_gaussian_process, "given_network": a_given_network}
+MAKERS = {
+    "mlp": a_network,
+    "residual_network": a_residual_network,
+    "modified_mlp": a_modified_mlp,
+    "pirate_net": a_pirate_net,
+    "windowed_network": a_windowed_network,
+    "gaussian_process": a_gaussian_process,
+    "given_network": a_given_network,
+}
 
 
 def test_every_surrogate_of_the_room_is_made_here() -> None:

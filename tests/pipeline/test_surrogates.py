@@ -76,6 +76,35 @@ def test_the_stage_leaves_a_finished_checkpoint_that_rebuilds_the_surrogate(data
     assert trained_surrogate(folder, mine).jet(t, x, None).laplacian.equal(here.jet(t, x, None).laplacian)
 
 
+@pytest.mark.parametrize(
+    "surrogate",
+    [
+        {"name": "mlp", "depth": 2, "activation": "gelu", "factorised": True, "frequencies": 2},
+        {"name": "residual_network", "blocks": 1},
+        {"name": "modified_mlp", "depth": 2},
+        {"name": "pirate_net", "blocks": 1},
+        {"name": "windowed_network", "windows": 4, "depth": 2},
+    ],
+    ids=lambda surrogate: surrogate["name"],
+)
+def test_every_network_is_trained_in_two_phases_and_rebuilt_from_its_checkpoint(
+    surrogate: dict[str, Any], tmp_path: Path
+) -> None:
+    """By paths first and by the residual then; all of its parameters have left their start."""
+    training = {"steps": 2, "batch": 32, "then": {"steps": 2, "batch": 32, "objective": {"name": "residual"}}}
+    mine = job(tmp_path / "job", {**FITTED, "surrogate": {**surrogate, "width": 8}, "training": training})
+    folder, start = opened(tmp_path / "run"), mine.surrogate()
+    train_stage(folder, mine)
+    trained = trained_surrogate(folder, mine)
+    assert isinstance(start, nn.Module) and isinstance(trained, nn.Module)
+    before, after = start.state_dict(), trained.state_dict()
+    moved = {name for name, _ in start.named_parameters() if not after[name].equal(before[name])}
+    assert moved == {name for name, _ in start.named_parameters()}
+    assert base_values(trained, *mine.problem.sample_points(5, Stream(9, 0))).shape == (5,)
+    with pytest.raises(InputError, match=r"surrogate.activation = 'relu': should be tanh or sin or gelu"):
+        job(tmp_path / "job", {**FITTED, "surrogate": {**surrogate, "activation": "relu"}})
+
+
 @pytest.mark.parametrize("data", [FITTED, GIVEN], ids=["fitted", "given"])
 def test_an_equal_one_is_taken_over_and_a_finished_one_left(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
