@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 from torch import Tensor, nn
 
+from kernels.objectives._weighting import Weighting
 from pipeline.team import Team
 
 
@@ -19,8 +20,9 @@ def loss_and_gradient(
     of: int,
     parts: int,
     team: Team,
-) -> float:
-    """The loss of the global batch, whose gradient the parameters then hold in place of what they held.
+    weighting: Weighting | None = None,
+) -> tuple[float, Tensor | None]:
+    """The loss of the global batch, whose gradient the parameters then hold, and what a ``weighting`` saw of it.
 
     ``draw(n, count)`` gives the samples of part n of ``count`` equal ones; shard s is its parts
     s parts .. (s + 1) parts - 1. Each is the mean over its samples, and all have equally many, so that
@@ -29,7 +31,7 @@ def loss_and_gradient(
     """
     for parameter in parameters:
         parameter.grad = None
-    total = 0.0
+    total, seen = 0.0, []
     for shard in shards:
         before = [parameter.grad for parameter in parameters]
         for parameter in parameters:
@@ -45,4 +47,6 @@ def loss_and_gradient(
             if others is not None:
                 parameter.grad = others if parameter.grad is None else others.add_(parameter.grad)
         total += float(sum(losses[1:], losses[0]))
-    return team.add(parameters, total)
+        if weighting is not None:
+            seen.append(weighting.take())
+    return team.add(parameters, total), team.sum(sum(seen[1:], seen[0])) if seen else None
