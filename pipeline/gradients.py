@@ -21,13 +21,14 @@ def loss_and_gradient(
     parts: int,
     team: Team,
     weighting: Weighting | None = None,
-) -> tuple[float, Tensor | None]:
-    """The loss of the global batch, whose gradient the parameters then hold, and what a ``weighting`` saw of it.
+) -> float:
+    """The loss of the global batch, whose gradient the parameters then hold in place of what they held.
 
     ``draw(n, count)`` gives the samples of part n of ``count`` equal ones; shard s is its parts
     s parts .. (s + 1) parts - 1. Each is the mean over its samples, and all have equally many, so that
     the mean over parts is that over the batch. A shard's own sum is formed before it joins the
-    others: the bits are those of one process a shard.
+    others: the bits are those of one process a shard. So is that of what the loss's ``weighting``
+    saw, if it has one.
     """
     for parameter in parameters:
         parameter.grad = None
@@ -49,4 +50,6 @@ def loss_and_gradient(
         total += float(sum(losses[1:], losses[0]))
         if weighting is not None:
             seen.append(weighting.take())
-    return team.add(parameters, total), team.sum(sum(seen[1:], seen[0])) if seen else None
+    if weighting is not None:
+        weighting.seen = team.sum(sum(seen[1:], seen[0]))
+    return team.add(parameters, total)

@@ -125,7 +125,7 @@ def train(
                 group["lr"] = peak * schedule(within, phase.steps)
             draw = partial(sample, objective, job, phase.batch, within / phase.steps, step)
             with matrix_products(phase.precision, within, phase.steps):
-                total, seen = loss_and_gradient(
+                total = loss_and_gradient(
                     loss_module,
                     parameters,
                     draw,
@@ -143,7 +143,7 @@ def train(
             optimizer.step()
             losses.append(total)
             if weighting is not None:
-                weighting.adapt(seen)
+                weighting.adapt()
             ended = within + 1 == phase.steps
             if average:
                 average.add(within + 1)

@@ -2,7 +2,7 @@
 
 Published with weights a point; points are fresh at every step here, so that what is learned is kept for bins
 of time. Weights follow the steps before and are constants to the gradient. A worker may see a part of a batch
-alone: ``take`` gives what it saw, and all workers ``adapt`` to the sum.
+alone: ``take`` gives what it saw; the sum over all of them is put into ``seen``, to which each will ``adapt``.
 """
 
 from __future__ import annotations
@@ -32,24 +32,30 @@ class Weighting(nn.Module):
         super().__init__()
         self.horizon, self.bins = horizon, bins
         self.register_buffer("state", torch.full((bins,), start, dtype=torch.float64))
-        self._seen = torch.zeros(bins, 2, dtype=torch.float64)
+        self._noted = self.seen = torch.zeros(bins, 2, dtype=torch.float64)
+
+    def _bin(self, t: Tensor) -> Tensor:
+        return ((self.horizon - t) / self.horizon * self.bins).long().clamp(0, self.bins - 1)
+
+    def roots(self, t: Tensor) -> Tensor:
+        """Square roots of the weights at these times, of their shape: what residuals are multiplied with."""
+        return self.weights().sqrt().to(t)[self._bin(t)]
 
     def forward(self, t: Tensor, squares: Tensor) -> Tensor:
         """Every square times the weight of its time; shapes (terms,), of which all are noted for ``take``."""
-        left = (self.horizon - t) / self.horizon
-        of_bin = one_hot((left * self.bins).long().clamp(0, self.bins - 1), self.bins).double()
+        of_bin = one_hot(self._bin(t), self.bins).double()
         found = of_bin.T @ torch.stack((squares.detach(), torch.ones_like(squares)), 1).double()
-        self._seen = self._seen.to(found) + found
+        self._noted = self._noted.to(found) + found
         return (of_bin @ self.weights()).to(squares) * squares
 
     def take(self) -> Tensor:
         """Sum of the squares and number of terms a bin, (bins, 2), since it was last taken."""
-        seen, self._seen = self._seen, torch.zeros_like(self._seen)
-        return seen
+        noted, self._noted = self._noted, torch.zeros_like(self._noted)
+        return noted
 
-    def adapt(self, seen: Tensor) -> None:
-        """Learn from what all workers took of a step; a bin in which nothing fell is left as it is."""
-        total, count = seen.unbind(1)
+    def adapt(self) -> None:
+        """Learn from what was ``seen`` of a step; a bin in which nothing fell is left as it is."""
+        total, count = self.seen.unbind(1)
         # An unbiased estimate of a square can be negative.
         mean = total.clamp_min(0.0) / count.clamp_min(1.0)
         self.state.copy_(torch.where(count > 0, self.learned(mean, total.clamp_min(0.0)), self.state))

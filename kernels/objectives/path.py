@@ -80,15 +80,16 @@ class PathLoss(nn.Module):
             shifts.append(shift)
         return torch.stack(times, 1), torch.stack(positions, 1), torch.stack(increments, 1), torch.stack(shifts, 1)
 
-    def forward(
+    def _missed(
         self,
         t: Float[Tensor, " paths"],
         x: Float[Tensor, "paths dim"],
         normals: Float[Tensor, "paths steps dim"],
         moving: Tensor | None = None,
-    ) -> Float[Tensor, ""]:
+    ) -> tuple[Float[Tensor, "paths steps"], Float[Tensor, "paths steps"]]:
+        """Times s_k < T, and what the surrogate misses there."""
         problem = self.problem
-        rows = torch.nonzero(torch.zeros_like(t) if moving is None else moving)[:, 0]
+        rows = torch.empty(0, dtype=torch.long, device=t.device) if moving is None else torch.nonzero(moving)[:, 0]
         times, positions, increments, shifts = self.paths(t, x, normals, rows)
         t, x = times.flatten(), positions.flatten(0, 1)
         value, gradient = self.surrogate.value_and_gradient(t, x)
@@ -105,7 +106,19 @@ class PathLoss(nn.Module):
         gain = mean * times.diff(dim=1) - martingale
         to_go = gain.flip(1).cumsum(1).flip(1)
         target = problem.terminal(positions[:, -1])[:, None] + to_go
-        return mean_square(self.weighting, times[:, :-1], (value.reshape(times.shape)[:, :-1] - target).square())
+        return times[:, :-1], value.reshape(times.shape)[:, :-1] - target
+
+    def residuals(self, *batch: Tensor) -> Float[Tensor, " rows"]:
+        """What the surrogate misses at each time of each path, (paths x steps,), times the root of its weight.
+
+        The loss is their mean square.
+        """
+        times, missed = self._missed(*batch)
+        return (missed if self.weighting is None else missed * self.weighting.roots(times)).flatten()
+
+    def forward(self, *batch: Tensor) -> Float[Tensor, ""]:
+        times, missed = self._missed(*batch)
+        return mean_square(self.weighting, times, missed.square())
 
     def flop(self, paths: int) -> float:
         """Model FLOP of loss and gradient: three sweeps of value and gradient, one more for the drift, and the normals."""

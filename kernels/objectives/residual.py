@@ -97,12 +97,8 @@ class ResidualLoss(nn.Module):
             y, s = self.problem.law.move(s, y, h, increment), later
         return (t + elapsed).clamp_max(self.problem.horizon), x.index_copy(0, rows, y)
 
-    def forward(
-        self,
-        t: Tensor,
-        x: Tensor,
-        *more: Tensor,
-    ) -> Tensor:
+    def _halves(self, t: Tensor, x: Tensor, *more: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Times, and r/p there once, or twice along directions of their own, each (paths,)."""
         weight: Tensor | float = 1.0
         if self.probes is not None:
             more, signs = more[:-1], more[-1]
@@ -112,12 +108,25 @@ class ResidualLoss(nn.Module):
         elif more:
             (weight,) = more
         if self.probes is None:
-            squares = (weight * pde_residual(self.problem, self.surrogate, t, x)).square()
-        else:
-            twice = torch.cat((t, t)), torch.cat((x, x)), torch.cat(signs.chunk(2, 1))
-            one, other = pde_residual(self.problem, self.surrogate, *twice).chunk(2)
-            squares = (weight * one) * (weight * other)
-        return mean_square(self.weighting, t, squares)
+            return t, (weight * pde_residual(self.problem, self.surrogate, t, x),)
+        twice = torch.cat((t, t)), torch.cat((x, x)), torch.cat(signs.chunk(2, 1))
+        return t, tuple(weight * r for r in pde_residual(self.problem, self.surrogate, *twice).chunk(2))
+
+    def residuals(self, *batch: Tensor) -> Tensor:
+        """r/p at each point, (paths,), times the root of its weight: the loss is their mean square.
+
+        Raises ValueError with probes, whose loss is no square.
+        """
+        if self.probes is not None:
+            raise ValueError(
+                f"probes = {self.probes}: the loss is a product of two residuals, no square of one; use probes: null"
+            )
+        t, (r,) = self._halves(*batch)
+        return r if self.weighting is None else r * self.weighting.roots(t)
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        t, halves = self._halves(*batch)
+        return mean_square(self.weighting, t, halves[0].square() if self.probes is None else halves[0] * halves[1])
 
     def flop(self, paths: int) -> float:
         """Model FLOP of loss and gradient: three sweeps of the jets, the drift, and the normals."""

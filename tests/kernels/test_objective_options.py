@@ -105,6 +105,12 @@ def test_directions_that_do_not_make_two_halves_are_refused(probes: int) -> None
         residual(equation("lqg", 4), Zero(), probes=probes)
 
 
+def test_a_loss_along_directions_is_no_square_of_residuals() -> None:
+    objective = residual(equation("lqg", 4), Zero(), probes=2)
+    with pytest.raises(ValueError, match=r"probes = 2: the loss is a product of two residuals.*probes: null"):
+        objective.residuals(*objective.sample(4, Stream(13, 1)))
+
+
 # Weights of bins of time: T = 2 and four bins, the first of which ends at T.
 
 TIMES = torch.tensor([2.0, 1.6, 1.4, 0.7, 0.1, 0.0])
@@ -112,12 +118,18 @@ SQUARES = torch.tensor([1.0, 3.0, 4.0, 9.0, 16.0, 0.0])
 MEANS = [2.0, 4.0, 9.0, 8.0]
 
 
+def learn(weighting: Any, seen: Tensor | None = None) -> None:
+    """Adapt to what was noted here alone."""
+    weighting.seen = weighting.take() if seen is None else seen
+    weighting.adapt()
+
+
 def stepped(name: Any, steps: int = 1, **options: Any) -> Any:
     weighting = weighting_of(name, 2.0, bins=4, **options)
     assert weighting is not None
     for _ in range(steps):
         weighting(TIMES, SQUARES)
-        weighting.adapt(weighting.take())
+        learn(weighting)
     return weighting
 
 
@@ -133,7 +145,7 @@ def test_a_weighting_begins_with_equal_weights_and_is_a_constant_to_the_gradient
     squares = SQUARES.clone().requires_grad_()
     weighted = weighting(TIMES, squares)
     assert weighted.equal(SQUARES)
-    weighting.adapt(weighting.take())
+    learn(weighting)
     (slope,) = torch.autograd.grad(weighting(TIMES, squares).sum(), squares)
     expected = [weights(weighting)[b] for b in (0, 0, 1, 2, 3, 3)]
     assert slope.tolist() == expected and len(set(expected)) > 1
@@ -144,9 +156,9 @@ def test_causal_weights_fall_with_the_losses_between_a_bin_and_the_horizon() -> 
     expected = [math.exp(-0.1 * sum(MEANS[:b])) for b in range(4)]
     assert weights(weighting) == pytest.approx(expected, rel=1e-6)
     weighting(TIMES, 0.0 * SQUARES)
-    weighting.adapt(weighting.take())
+    learn(weighting)
     for _ in range(3):
-        weighting.adapt(torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]], dtype=torch.float64))
+        learn(weighting, torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]], dtype=torch.float64))
     assert weighting.state.tolist() == pytest.approx([2.0 * 0.9**4, 4.0 * 0.9, 9.0 * 0.9, 8.0 * 0.9])
 
 
@@ -155,7 +167,7 @@ def test_causal_weights_open_from_the_horizon_backwards_as_the_bins_are_solved()
     for solved in range(1, 5):
         for _ in range(80):
             weighting(torch.tensor([1.9, 1.4, 0.9, 0.4]), torch.tensor([0.0] * solved + [1.0] * (4 - solved)))
-            weighting.adapt(weighting.take())
+            learn(weighting)
         opened.append(sum(w > 0.9 for w in weights(weighting)))
     assert opened == [2, 3, 4, 4]
 
@@ -182,7 +194,7 @@ def test_self_adaptive_weights_ascend_the_logarithm_of_the_loss() -> None:
     assert scaled is not None
     for _ in range(2):
         scaled(TIMES, 1e8 * SQUARES)
-        scaled.adapt(scaled.take())
+        learn(scaled)
     assert weights(scaled) == pytest.approx(masks.square().tolist(), rel=1e-6)
 
 
@@ -192,11 +204,11 @@ def test_parts_of_a_batch_teach_what_the_whole_batch_does_and_an_empty_or_negati
     parts(TIMES[:2], SQUARES[:2])
     first = parts.take()
     parts(TIMES[2:], SQUARES[2:])
-    parts.adapt(first + parts.take())
+    learn(parts, first + parts.take())
     assert parts.state.equal(whole.state) and not parts.take().any()
     before = whole.state.clone()
     whole(TIMES[:3], -SQUARES[:3])
-    whole.adapt(whole.take())
+    learn(whole)
     assert whole.state[2:].equal(before[2:]) and whole.state.isfinite().all()
 
 
@@ -212,6 +224,8 @@ def test_an_objective_weighs_each_time_by_its_bin(make: Any) -> None:
     weighted.weighting.state.copy_(torch.tensor([1.0, 1.0, 2.0, 2.0]))
     expected = (total * torch.tensor([1.0, 1.0, 4.0, 4.0])).sum() / count.sum()
     assert weighted(*batch).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert weighted.residuals(*batch).square().mean().item() == pytest.approx(expected.item(), rel=1e-5)
+    assert plain.residuals(*batch).square().mean().item() == plain(*batch).item()
 
 
 @pytest.mark.parametrize("make", [path, residual])
@@ -304,5 +318,5 @@ def test_options_together_lower_the_plain_loss(name: str, options: dict[str, Any
         optimizer.zero_grad()
         objective(*objective.sample(128, Stream(18, 1 + step), step / 40)).backward()
         optimizer.step()
-        objective.weighting.adapt(objective.weighting.take())
+        learn(objective.weighting)
     assert plain(*aside).item() < 0.5 * before

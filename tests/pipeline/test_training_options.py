@@ -108,7 +108,7 @@ def test_shards_and_parts_give_the_loss_and_gradient_of_the_whole_batch(of: int,
     def draw(n: int, count: int) -> list[torch.Tensor]:
         return [x[n * 12 // count : (n + 1) * 12 // count]]
 
-    loss, _ = loss_and_gradient(module, [module.slope], draw, shards=range(of), of=of, parts=parts, team=Solo())
+    loss = loss_and_gradient(module, [module.slope], draw, shards=range(of), of=of, parts=parts, team=Solo())
     mean = x.square().mean().item()
     assert loss == pytest.approx(4.0 * mean, rel=1e-14)
     assert module.slope.grad.item() == pytest.approx(4.0 * mean, rel=1e-14)
