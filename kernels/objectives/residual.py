@@ -166,6 +166,11 @@ def residual(
         raise ValueError(
             f"probes = {probes}: an even number of random directions, at least 2, for two independent residuals; or null"
         )
+    if problem.keeps_kinks and surrogate.meets_terminal:
+        raise ValueError(
+            f"the terminal condition of '{problem.name}' has kinks, and a surrogate built on it has a Laplacian there that no point "
+            "sees: give the problem a profile that is smooth before T, or use objective: path"
+        )
     return ResidualLoss(
         problem,
         surrogate,

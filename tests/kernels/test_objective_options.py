@@ -12,6 +12,7 @@ from oracles import Formula, Zero, equation, factory, written
 from torch import Tensor
 
 from kernels.contracts import SemilinearPDE
+from kernels.defect import defect
 from kernels.defect import residual as pde_residual
 from kernels.objectives._weighting import weighting_of
 from kernels.objectives.path import path
@@ -295,6 +296,18 @@ def test_drifting_points_of_a_curriculum_drift_on_to_its_window() -> None:
 def test_paths_that_begin_at_the_reference_point_have_no_curriculum() -> None:
     with pytest.raises(ValueError, match=r"curriculum = 0.5 with drift = 0.2: .*use one of the two"):
         path(equation("lqg", 3), Zero(), curriculum=0.5, drift=0.2)
+
+
+@pytest.mark.parametrize("name", ["default_risk", "different_rates"])
+def test_kinks_that_a_surrogate_keeps_before_the_horizon_are_refused_where_its_laplacian_is_needed(name: str) -> None:
+    """g = max or min without its smooth profile, met exactly; a soft terminal condition, or the path objective, is served."""
+    problem = equation(name, 4)
+    bare = replace(problem, profile=None, hessian_form=None)
+    net = mlp(bare, seed=0, width=4, depth=1)
+    with pytest.raises(ValueError, match=rf"'{name}' has kinks.*give the problem a profile.*objective: path"):
+        residual(bare, net)
+    assert residual(bare, Zero()) and path(bare, net) and residual(problem, mlp(problem, seed=0, width=4, depth=1))
+    assert not defect(bare, net).kinked and defect(bare, Zero()).kinked
 
 
 @pytest.mark.parametrize(
