@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from torch import nn
 
 from pipeline import training
 from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, slurm_hosts, until_answers, until_joined
-from pipeline.correction import check_paths
+from pipeline.correction import check_kinks, check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method, memory_needed
 from pipeline.files import release
@@ -28,6 +29,7 @@ from pipeline.folders import RAY_STORAGE, prepare
 from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
 from pipeline.points import count
+from pipeline.precision import check_precision
 from pipeline.progress import followed, log
 from pipeline.report import Report
 from pipeline.report_files import save
@@ -54,6 +56,9 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
     if isinstance(surrogate, nn.Module) and job.learns == "steps":
         for n in phases:
             job.optimizer(surrogate.parameters(), n)
+        if not (on_ray and job.model.training.workers > 1):
+            check_precision(training.named_precisions(job), torch.device("cpu"))
+    check_kinks(job, surrogate)
     points = count(job)
     if here:
         check_resources(job, memory_needed(job, on_ray=on_ray), on_ray=on_ray)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,22 @@ from torch import Tensor, nn
 from kernels.contracts import Fitted, Surrogate
 from kernels.streams import Purpose, Stream
 from pipeline import store
+from pipeline.averaging import Average
 from pipeline.errors import EngineError, InputError
 from pipeline.files import commit
 from pipeline.folders import is_run
+from pipeline.gradients import loss_and_gradient
 from pipeline.job import PHASES, SAMPLE_BLOCK, Job, RunFolder
+from pipeline.precision import check_precision, matrix_products
 from pipeline.progress import log
 from pipeline.stages import stage
 from pipeline.team import Solo, Team
 
 WARM_UP = 0.1
 PROGRESS_SECONDS = 2.0
+SAVES_APART = 50.0
+"""Of the time that the last checkpoint took: how much passes before the next, so that saving costs less than 2 %."""
+
 SETTLE_SECONDS = 90.0
 """How long a worker waits for the file that another machine has written."""
 
@@ -49,14 +56,15 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warm + 1) / (steps - warm + 1)))
 
 
-def sample(objective: Any, job: Job, batch: int, step: int, shard: int, shards: int) -> tuple[Tensor, ...]:
+def sample(objective: Any, job: Job, batch: int, progress: float, step: int, shard: int, shards: int) -> tuple[Tensor, ...]:
     """One worker's part of the global batch: whole blocks, each with a stream of its own.
 
     A block's stream is addressed (seed, training, step, block of the global batch), never by worker.
+    ``progress`` is the share of the phase's steps that is done.
     """
     blocks = batch // SAMPLE_BLOCK
     mine = range(shard * blocks // shards, (shard + 1) * blocks // shards)
-    parts = [objective.sample(SAMPLE_BLOCK, Stream(job.model.seed, Purpose.TRAINING, step, b)) for b in mine]
+    parts = [objective.sample(SAMPLE_BLOCK, Stream(job.model.seed, Purpose.TRAINING, step, b), progress) for b in mine]
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
@@ -81,6 +89,7 @@ def train(
     if module is None:
         raise InputError(f"surrogate '{job.model.surrogate.name}' has no parameters to train")
     device = device or torch.device("cpu")
+    check_precision(named_precisions(job), device)
     module.to(device)
     losses: list[float] = []
     start, before, core_before = 0, 0.0, 0.0
@@ -95,28 +104,37 @@ def train(
             log(folder.log, f"training resumes at step {start} of {options.total_steps}")
     parameters = list(module.parameters())
     began = saved = shown = time.monotonic()
-    first = 0
+    first, pause = 0, options.checkpoint_every
     for number, phase in enumerate(options.phases):
         done, first = max(0, start - first), first + phase.steps
         if done >= phase.steps:
             continue
-        objective, optimizer = job.objective(surrogate, number), job.optimizer(parameters, number)
+        objective, optimizer = job.objective(surrogate, number).to(device), job.optimizer(parameters, number)
+        weighting = getattr(objective, "weighting", None)
         peaks = [group["lr"] for group in optimizer.param_groups]
-        if checkpoint is not None and done:
-            optimizer.load_state_dict(checkpoint.optimizer)
+        resumed = checkpoint if done else None
+        average = phase.average and Average(parameters, phase.average, resumed.average if resumed else ())
+        if resumed is not None:
+            optimizer.load_state_dict(resumed.optimizer)
+            if weighting is not None:
+                weighting.load_state_dict(resumed.objective)
         loss_module = team.wrap(objective)
         for within in range(done, phase.steps):
             step = first - phase.steps + within
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(within, phase.steps)
-            optimizer.zero_grad()
-            total = 0.0
-            for shard in shards:
-                batch = sample(objective, job, phase.batch, step, shard, of)
-                loss = loss_module(*(part.to(device) for part in batch)) / of
-                loss.backward()
-                total += float(loss.detach())
-            total = team.add(parameters, total)
+            draw = partial(sample, objective, job, phase.batch, within / phase.steps, step)
+            with matrix_products(phase.precision, within, phase.steps):
+                total = loss_and_gradient(
+                    loss_module,
+                    parameters,
+                    draw,
+                    shards=shards,
+                    of=of,
+                    parts=phase.accumulate,
+                    team=team,
+                    weighting=weighting,
+                )
             if not math.isfinite(total):
                 raise InputError(
                     f"training: the loss is {total} at step {step + 1}: lower {PHASES[number]}.optimizer.learning_rate, "
@@ -124,18 +142,27 @@ def train(
                 )
             optimizer.step()
             losses.append(total)
+            if weighting is not None:
+                weighting.adapt()
+            ended = within + 1 == phase.steps
+            if average:
+                average.add(within + 1)
+                if ended:
+                    average.put()
             now = time.monotonic()
             last = step + 1 == options.total_steps
             if writes and (last or now - shown > PROGRESS_SECONDS):
                 mean = np.mean(losses[-min(50, within + 1) :])
                 log(folder.log, f"training {step + 1}/{options.total_steps} loss {mean:.3e}")
                 shown = now
-            if writes and (last or now - saved > options.checkpoint_every):
+            if writes and (last or now - saved > pause):
                 reached = store.Checkpoint(
                     step=step + 1,
                     steps=options.total_steps,
                     parameters=module.state_dict(),
-                    optimizer=optimizer.state_dict() if within + 1 < phase.steps else {},
+                    optimizer={} if ended else optimizer.state_dict(),
+                    average=average.values if average and not ended else (),
+                    objective=weighting.state_dict() if weighting is not None and not ended else {},
                     losses=np.asarray(losses),
                     seconds=before + now - began,
                     core_seconds=core_before + (now - began) * of / len(shards),
@@ -143,6 +170,12 @@ def train(
                 )
                 store.save_checkpoint(folder.surrogate, reached, training_hash=job.training_hash, job=job.resolved)
                 saved = time.monotonic()
+                pause = max(options.checkpoint_every, SAVES_APART * (saved - now))
+
+
+def named_precisions(job: Job) -> list[tuple[str, str]]:
+    """Key and precision of every phase."""
+    return [(where, phase.precision) for where, phase in zip(PHASES, job.model.training.phases, strict=False)]
 
 
 def train_here(folder: RunFolder, job: Job) -> None:
@@ -277,6 +310,8 @@ def working_memory(job: Job, surrogate: nn.Module) -> float:
     rows = 0.0
     for phase, part in zip(training.phases, (resolved, resolved.get("then")), strict=False):
         options = part["objective"]
-        streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 0) + 1
-        rows = max(rows, phase.batch / max(1, training.workers) * streams)
-    return 8.0 * 4.0 * rows * max(p.shape[0] for p in matrices) * len(matrices)
+        jets = job.problem.dim + 3 if options.get("probes") is None else options["probes"] + 6
+        streams = jets if options["name"] == "residual" else options.get("steps", 0) + 1
+        rows = max(rows, phase.batch / max(1, training.workers) / phase.accumulate * streams)
+    averaged = 4.0 * sum(p.numel() for p in surrogate.parameters()) if any(p.average for p in training.phases) else 0.0
+    return averaged + 8.0 * 4.0 * rows * max(p.shape[0] for p in matrices) * len(matrices)
