@@ -63,15 +63,16 @@ class PathLoss(nn.Module):
             shifts.append(shift)
         return torch.stack(times, 1), torch.stack(positions, 1), torch.stack(increments, 1), torch.stack(shifts, 1)
 
-    def forward(
+    def residuals(
         self,
         t: Float[Tensor, " paths"],
         x: Float[Tensor, "paths dim"],
         normals: Float[Tensor, "paths steps dim"],
         moving: Tensor | None = None,
-    ) -> Float[Tensor, ""]:
+    ) -> Float[Tensor, " rows"]:
+        """What the surrogate misses at each time of each path, (paths x steps,): the loss is their mean square."""
         problem = self.problem
-        rows = torch.nonzero(torch.zeros_like(t) if moving is None else moving)[:, 0]
+        rows = torch.empty(0, dtype=torch.long, device=t.device) if moving is None else torch.nonzero(moving)[:, 0]
         times, positions, increments, shifts = self.paths(t, x, normals, rows)
         t, x = times.flatten(), positions.flatten(0, 1)
         value, gradient = self.surrogate.value_and_gradient(t, x)
@@ -88,7 +89,10 @@ class PathLoss(nn.Module):
         gain = mean * times.diff(dim=1) - martingale
         to_go = gain.flip(1).cumsum(1).flip(1)
         target = problem.terminal(positions[:, -1])[:, None] + to_go
-        return (value.reshape(times.shape)[:, :-1] - target).square().mean()
+        return (value.reshape(times.shape)[:, :-1] - target).flatten()
+
+    def forward(self, *batch: Tensor) -> Float[Tensor, ""]:
+        return self.residuals(*batch).square().mean()
 
     def flop(self, paths: int) -> float:
         """Model FLOP of loss and gradient: three sweeps of value and gradient, one more for the drift, and the normals."""

@@ -72,19 +72,18 @@ class ResidualLoss(nn.Module):
             y, s = self.problem.law.move(s, y, h, increment), later
         return (t + elapsed).clamp_max(self.problem.horizon), x.index_copy(0, rows, y)
 
-    def forward(
-        self,
-        t: Tensor,
-        x: Tensor,
-        *more: Tensor,
-    ) -> Tensor:
+    def residuals(self, t: Tensor, x: Tensor, *more: Tensor) -> Tensor:
+        """r/p at each point, (paths,): the loss is their mean square."""
         weight: Tensor | float = 1.0
         if self.drift.share > 0.0:
             elapsed, weight, moving, normals = more
             t, x = self._moved(t, x, elapsed, moving, normals)
         elif more:
             (weight,) = more
-        return (weight * pde_residual(self.problem, self.surrogate, t, x)).square().mean()
+        return weight * pde_residual(self.problem, self.surrogate, t, x)
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.residuals(*batch).square().mean()
 
     def flop(self, paths: int) -> float:
         """Model FLOP of loss and gradient: three sweeps of the jet, the drift, and the normals."""
