@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kernels.contracts import Fitted, Searching, Surrogate
+from kernels.contracts import Fitted, Surrogate
 from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.errors import EngineError, InputError
@@ -22,7 +21,6 @@ from pipeline.files import commit
 from pipeline.folders import is_run
 from pipeline.job import PHASES, SAMPLE_BLOCK, Job, RunFolder
 from pipeline.progress import log
-from pipeline.search import batch_of
 from pipeline.stages import stage
 from pipeline.team import Solo, Team
 
@@ -60,18 +58,6 @@ def sample(objective: Any, job: Job, batch: int, step: int, shard: int, shards: 
     mine = range(shard * blocks // shards, (shard + 1) * blocks // shards)
     parts = [objective.sample(SAMPLE_BLOCK, Stream(job.model.seed, Purpose.TRAINING, step, b)) for b in mine]
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-
-
-def gradient(loss_module: nn.Module, batches: Any, parameters: list[nn.Parameter], of: int, team: Team) -> float:
-    """Loss over all workers' batches, of which ``batches`` are this one's; leaves its gradient in the parameters."""
-    for parameter in parameters:
-        parameter.grad = None
-    total = 0.0
-    for batch in batches:
-        loss = loss_module(*batch) / of
-        loss.backward()
-        total += float(loss.detach())
-    return team.add(parameters, total)
 
 
 def train(
@@ -123,18 +109,20 @@ def train(
             step = first - phase.steps + within
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(within, phase.steps)
-            batches = [[part.to(device) for part in sample(objective, job, phase.batch, step, shard, of)] for shard in shards]
-            evaluate = partial(gradient, loss_module, batches, parameters, of, team)
-            total = evaluate()
+            optimizer.zero_grad()
+            total = 0.0
+            for shard in shards:
+                batch = sample(objective, job, phase.batch, step, shard, of)
+                loss = loss_module(*(part.to(device) for part in batch)) / of
+                loss.backward()
+                total += float(loss.detach())
+            total = team.add(parameters, total)
             if not math.isfinite(total):
                 raise InputError(
                     f"training: the loss is {total} at step {step + 1}: lower {PHASES[number]}.optimizer.learning_rate, "
                     "or look for a driver or terminal condition that overflows float32"
                 )
-            if isinstance(optimizer, Searching):
-                optimizer.step(batch_of(objective, batches[0], total, evaluate))
-            else:
-                optimizer.step()
+            optimizer.step()
             losses.append(total)
             now = time.monotonic()
             last = step + 1 == options.total_steps
