@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from torch import nn
 
 from pipeline import training
@@ -28,6 +29,7 @@ from pipeline.folders import RAY_STORAGE, prepare
 from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
 from pipeline.points import count
+from pipeline.precision import check_precision
 from pipeline.progress import followed, log
 from pipeline.report import Report
 from pipeline.report_files import save
@@ -55,6 +57,8 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
     if isinstance(surrogate, nn.Module) and job.learns == "steps":
         for n in phases:
             check_search(job, job.optimizer(surrogate.parameters(), n), objectives[n], n)
+        if not (on_ray and job.model.training.workers > 1):
+            check_precision(training.named_precisions(job), torch.device("cpu"))
     points = count(job)
     if here:
         check_resources(job, memory_needed(job, on_ray=on_ray), on_ray=on_ray)

@@ -29,6 +29,9 @@ FORMAT = 9
 SAMPLE_BLOCK = 32
 """Training samples that share a random stream: a worker takes whole blocks of the global batch."""
 
+SPLIT = ("workers", "accumulate", "checkpoint_every")
+"""Keys of a training that say how its work is split and saved: they leave the samples and their mean as they are."""
+
 PHASES = ("training", "training.then")
 """Keys of the phases of a training, in order."""
 
@@ -204,7 +207,9 @@ class Job:
         for part in (problem, surrogate):
             if "file" in part:
                 part["file"] = hashlib.sha256((self.folder / part["file"]).read_bytes()).hexdigest()
-        training = {k: v for k, v in data["training"].items() if k != "checkpoint_every"}
+        training = {k: v for k, v in data["training"].items() if k not in SPLIT}
+        if "then" in training:
+            training["then"] = {k: v for k, v in training["then"].items() if k not in SPLIT}
         return digest([FORMAT, data["seed"], problem, surrogate, training])
 
     @cached_property
@@ -287,13 +292,13 @@ def _check(job: Job) -> None:
     training, points = job.model.training, job.model.correction.points
     for required in (job.resolved, job.problem, job.estimator()):
         assert required is not None
-    block = SAMPLE_BLOCK * max(1, training.workers)
     for where, phase in zip(PHASES, training.phases, strict=False):
+        block = SAMPLE_BLOCK * max(1, training.workers) * phase.accumulate
         if not phase.batch % block:
             continue
         raise InputError(
-            f"{where}.batch = {phase.batch}: should be a multiple of {SAMPLE_BLOCK} x workers = {block}, so that every worker "
-            f"gets whole blocks of samples, for example batch: {max(1, round(phase.batch / block)) * block}"
+            f"{where}.batch = {phase.batch}: should be a multiple of {SAMPLE_BLOCK} x workers x accumulate = {block}, so that every "
+            f"worker gets whole blocks of samples in each part, for example batch: {max(1, round(phase.batch / block)) * block}"
         )
     weights = job.model.surrogate.file
     if weights is not None and not os.path.isfile(job.folder / weights):

@@ -9,7 +9,10 @@ TRAINING = ("seed", "problem", "surrogate", "training")
 CORRECTION = (*TRAINING, "correction")
 """The parts of a resolved job that a training, and a correction, belong to."""
 
-_FREE = {"checkpoint_every", "rtol", "atol", "max_paths", "ranks", "oversubscribe", "gradient", "bounds"}
+_FREE = {
+    *("workers", "accumulate", "checkpoint_every"),
+    *("rtol", "atol", "max_paths", "ranks", "oversubscribe", "gradient", "bounds"),
+}
 """Keys of these parts that decide no number."""
 
 

@@ -98,7 +98,13 @@ class _Steps(Record):
     steps: Annotated[Count, Rule(WHOLE, "1500")] = 1500
     """Optimizer steps, each on a fresh batch."""
     batch: Annotated[Count, Rule(WHOLE, "256")] = 256
-    """Samples a step, over all workers: a multiple of 32 times `workers`."""
+    """Samples a step, over all workers: a multiple of 32 times `workers` times `accumulate`."""
+    accumulate: Annotated[Count, Rule(WHOLE, "4")] = 1
+    """Parts in which a worker takes its share of a batch, one after the other: for batches beyond memory. Not hashed."""
+    average: Annotated[Fraction | None, Rule("a number between 0 and 1, or null", "0.99")] = None
+    """Decay of an exponential moving average of the parameters, with which the phase ends; null ends with the last ones."""
+    precision: Annotated[Literal["float32", "tf32"], Rule("float32 or tf32", "float32", ("float32", "tf32"))] = "float32"
+    """Arithmetic of the loss's matrix products: `tf32`, of GPUs alone, returns to `float32` for the last fifth of the steps."""
 
     _named = field_validator("objective", "optimizer", mode="before")(_as_choice)
 
@@ -113,9 +119,10 @@ class Training(_Steps):
     ] = None
     """A second phase from where the first one ends, with an optimizer and a schedule of its own."""
     workers: Annotated[CountOrZero, Rule("a whole number from 0 to 10^15", "2")] = 1
-    """Data-parallel workers of Ray Train; 0 or 1 trains in one process. The gradient does not depend on them."""
+    """Data-parallel workers of Ray Train; 0 or 1 trains in one process. Not hashed: a stopped training goes on under
+    another number. The samples are the same; a gradient's last bits follow the order of its sum."""
     checkpoint_every: Annotated[Positive, Rule("a number > 0", "15")] = 15.0
-    """Seconds between two checkpoints: what a kill can cost. Not hashed."""
+    """Seconds between two checkpoints: what a kill can cost. More where one takes more than a fiftieth of that. Not hashed."""
 
     @property
     def phases(self) -> list[_Steps]:

@@ -24,8 +24,14 @@ class _Residuals(nn.Module):
         return self.objective.residuals(*parts)
 
 
-def batch_of(objective: nn.Module, parts: Sequence[Tensor], loss: float, evaluate: Callable[[], float]) -> Batch:
-    """The batch whose ``parts`` the objective drew, its ``loss`` known; ``evaluate`` takes it anew."""
+def batch_of(
+    objective: nn.Module,
+    needs: str,
+    draw: Callable[[int, int], Sequence[Tensor]],
+    loss: float,
+    evaluate: Callable[[], float],
+) -> Batch:
+    """The batch whose part n of ``count`` is ``draw(n, count)``, its ``loss`` known; ``evaluate`` takes it anew."""
     module = _Residuals(objective)
     names = [name for name, _ in module.named_parameters()]
 
@@ -33,6 +39,8 @@ def batch_of(objective: nn.Module, parts: Sequence[Tensor], loss: float, evaluat
         found: Tensor = functional_call(module, dict(zip(names, parameters, strict=True)), parts)
         return found
 
+    device = next(module.parameters()).device
+    parts = [part.to(device) for part in draw(0, 1)] if needs == "residuals" else []
     return Batch(loss=loss, evaluate=evaluate, parts=parts, residuals=residuals)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,7 +28,7 @@ from pipeline.files import commit
 from pipeline.owner import CORRECTION, TRAINING, explained
 from pipeline.provenance import provenance
 
-VERSION = 4
+VERSION = 5
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MAGIC = b"\nscasml sha256 "
 SEAL = len(MAGIC) + 64 + 1
@@ -186,6 +186,9 @@ def _restore(node: Any, file: h5py.File, tree: str) -> Any:
     return content
 
 
+TREES = ("parameters", "optimizer", "average", "objective")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Everything training needs to go on, or correction to begin."""
@@ -200,13 +203,18 @@ class Checkpoint:
     """Seconds times processes."""
     device: str
     """Kind of device that the training ran on."""
+    average: Sequence[Tensor] = ()
+    """The moving average of the parameters, in their order, while a phase that takes one runs."""
+    objective: dict[str, Tensor] = field(default_factory=dict)
+    """What the objective has learned of the losses so far, while its phase runs."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, *, training_hash: str, job: Mapping[str, Any]) -> None:
     """Commit a checkpoint that names the job it belongs to."""
 
     def fill(file: h5py.File) -> None:
-        for name, tree in (("parameters", checkpoint.parameters), ("optimizer", checkpoint.optimizer)):
+        for name in TREES:
+            tree = getattr(checkpoint, name)
             tensors: dict[str, NDArray[Any]] = {}
             group = file.create_group(name)
             put(group, "skeleton", np.frombuffer(json.dumps(_skeleton(tree, tensors)).encode(), dtype=np.uint8))
@@ -244,14 +252,13 @@ def load_checkpoint(path: Path, *, training_hash: str, job: Mapping[str, Any]) -
     refuse_foreign(path, "checkpoint", "training_hash", training_hash, job)
     with opened(path, "checkpoint") as file:
         trees = {}
-        for name in ("parameters", "optimizer"):
+        for name in TREES:
             skeleton = json.loads(array(file, f"{name}/skeleton").tobytes())
             trees[name] = _restore(skeleton, file, name)
         return Checkpoint(
             step=int(file.attrs["step"]),
             steps=int(file.attrs["steps"]),
-            parameters=trees["parameters"],
-            optimizer=trees["optimizer"],
+            **trees,
             losses=table(file, "loss", "f", None),
             seconds=float(file.attrs["seconds"]),
             core_seconds=float(file.attrs["core_seconds"]),

@@ -4,6 +4,7 @@ Annotations are not postponed here: DistributedDataParallel looks at those of it
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -18,12 +19,20 @@ class Team(Protocol):
         """The loss module as this process is to call it."""
         ...
 
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Within it a backward pass leaves its gradient in this process: more parts of the same shard follow."""
+        ...
+
     def agree(self, step: int) -> int:
         """The step from which all go on: that of the process which writes."""
         ...
 
     def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
         """Replace every gradient by its sum over the processes; the sum of the losses."""
+        ...
+
+    def sum(self, mine: Tensor) -> Tensor:
+        """The sum of a tensor over the processes, in the same order for all."""
         ...
 
 
@@ -33,11 +42,17 @@ class Solo:
     def wrap(self, module: nn.Module) -> nn.Module:
         return module
 
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def agree(self, step: int) -> int:
         return step
 
     def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
         return loss
+
+    def sum(self, mine: Tensor) -> Tensor:
+        return mine
 
 
 class Together:
@@ -53,6 +68,9 @@ class Together:
     def wrap(self, module: nn.Module) -> nn.Module:
         return module
 
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def agree(self, step: int) -> int:
         first = torch.tensor([step], device=self._device)
         distributed.broadcast(first, 0)
@@ -67,12 +85,13 @@ class Together:
         gradients = [p.grad for p in parameters if p.grad is not None]
         # The loss, a float32 like the gradients, travels along.
         parts = self._gathered(torch.cat([*(g.reshape(-1) for g in gradients), gradients[0].new_tensor([loss])]))
-        total = parts[0][:-1].clone()
-        for part in parts[1:]:
-            total += part[:-1]
+        total = _in_order([part[:-1] for part in parts])
         for gradient, summed in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
         return sum(float(part[-1]) for part in parts)
+
+    def sum(self, mine: Tensor) -> Tensor:
+        return _in_order(self._gathered(mine))
 
 
 class Overlapped(Together):
@@ -86,8 +105,20 @@ class Overlapped(Together):
         wrapped.register_comm_hook(None, _sum)
         return wrapped
 
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        assert isinstance(module, DistributedDataParallel)
+        return module.no_sync()
+
     def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
         return sum(map(float, self._gathered(torch.tensor([loss], device=self._device))))
+
+
+def _in_order(parts: Sequence[Tensor]) -> Tensor:
+    """Their sum from the first to the last."""
+    total = parts[0].clone()
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 def _sum(state: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kernels.contracts import Fitted, Surrogate
+from kernels.contracts import Fitted, Searching, Surrogate
 from kernels.streams import Purpose, Stream
 from pipeline import store
+from pipeline.averaging import Average
 from pipeline.errors import EngineError, InputError
 from pipeline.files import commit
 from pipeline.folders import is_run
+from pipeline.gradients import loss_and_gradient
 from pipeline.job import PHASES, SAMPLE_BLOCK, Job, RunFolder
+from pipeline.precision import check_precision, matrix_products
 from pipeline.progress import log
+from pipeline.search import batch_of
 from pipeline.stages import stage
 from pipeline.team import Solo, Team
 
 WARM_UP = 0.1
 PROGRESS_SECONDS = 2.0
+SAVES_APART = 50.0
+"""Of the time that the last checkpoint took: how much passes before the next, so that saving costs less than 2 %."""
+
 SETTLE_SECONDS = 90.0
 """How long a worker waits for the file that another machine has written."""
 
@@ -81,6 +89,7 @@ def train(
     if module is None:
         raise InputError(f"surrogate '{job.model.surrogate.name}' has no parameters to train")
     device = device or torch.device("cpu")
+    check_precision(named_precisions(job), device)
     module.to(device)
     losses: list[float] = []
     start, before, core_before = 0, 0.0, 0.0
@@ -95,47 +104,55 @@ def train(
             log(folder.log, f"training resumes at step {start} of {options.total_steps}")
     parameters = list(module.parameters())
     began = saved = shown = time.monotonic()
-    first = 0
+    first, pause = 0, options.checkpoint_every
     for number, phase in enumerate(options.phases):
         done, first = max(0, start - first), first + phase.steps
         if done >= phase.steps:
             continue
         objective, optimizer = job.objective(surrogate, number), job.optimizer(parameters, number)
         peaks = [group["lr"] for group in optimizer.param_groups]
-        if checkpoint is not None and done:
-            optimizer.load_state_dict(checkpoint.optimizer)
+        resumed = checkpoint if done else None
+        average = phase.average and Average(parameters, phase.average, resumed.average if resumed else ())
+        if resumed is not None:
+            optimizer.load_state_dict(resumed.optimizer)
         loss_module = team.wrap(objective)
         for within in range(done, phase.steps):
             step = first - phase.steps + within
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(within, phase.steps)
-            optimizer.zero_grad()
-            total = 0.0
-            for shard in shards:
-                batch = sample(objective, job, phase.batch, step, shard, of)
-                loss = loss_module(*(part.to(device) for part in batch)) / of
-                loss.backward()
-                total += float(loss.detach())
-            total = team.add(parameters, total)
+            draw = cache(partial(sample, objective, job, phase.batch, step))
+            evaluate = matrix_products(phase.precision, within, phase.steps)(
+                partial(loss_and_gradient, loss_module, parameters, draw, shards=shards, of=of, parts=phase.accumulate, team=team)
+            )
+            total = evaluate()
             if not math.isfinite(total):
                 raise InputError(
                     f"training: the loss is {total} at step {step + 1}: lower {PHASES[number]}.optimizer.learning_rate, "
                     "or look for a driver or terminal condition that overflows float32"
                 )
-            optimizer.step()
+            if isinstance(optimizer, Searching):
+                optimizer.step(batch_of(objective, optimizer.needs, draw, total, evaluate))
+            else:
+                optimizer.step()
             losses.append(total)
+            ended = within + 1 == phase.steps
+            if average:
+                average.add(within + 1)
+                if ended:
+                    average.put()
             now = time.monotonic()
             last = step + 1 == options.total_steps
             if writes and (last or now - shown > PROGRESS_SECONDS):
                 mean = np.mean(losses[-min(50, within + 1) :])
                 log(folder.log, f"training {step + 1}/{options.total_steps} loss {mean:.3e}")
                 shown = now
-            if writes and (last or now - saved > options.checkpoint_every):
+            if writes and (last or now - saved > pause):
                 reached = store.Checkpoint(
                     step=step + 1,
                     steps=options.total_steps,
                     parameters=module.state_dict(),
-                    optimizer=optimizer.state_dict() if within + 1 < phase.steps else {},
+                    optimizer={} if ended else optimizer.state_dict(),
+                    average=average.values if average and not ended else (),
                     losses=np.asarray(losses),
                     seconds=before + now - began,
                     core_seconds=core_before + (now - began) * of / len(shards),
@@ -143,6 +160,12 @@ def train(
                 )
                 store.save_checkpoint(folder.surrogate, reached, training_hash=job.training_hash, job=job.resolved)
                 saved = time.monotonic()
+                pause = max(options.checkpoint_every, SAVES_APART * (saved - now))
+
+
+def named_precisions(job: Job) -> list[tuple[str, str]]:
+    """Key and precision of every phase."""
+    return [(where, phase.precision) for where, phase in zip(PHASES, job.model.training.phases, strict=False)]
 
 
 def train_here(folder: RunFolder, job: Job) -> None:
@@ -278,5 +301,6 @@ def working_memory(job: Job, surrogate: nn.Module) -> float:
     for phase, part in zip(training.phases, (resolved, resolved.get("then")), strict=False):
         options = part["objective"]
         streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 0) + 1
-        rows = max(rows, phase.batch / max(1, training.workers) * streams)
-    return 8.0 * 4.0 * rows * max(p.shape[0] for p in matrices) * len(matrices)
+        rows = max(rows, phase.batch / max(1, training.workers) / phase.accumulate * streams)
+    averaged = 4.0 * sum(p.numel() for p in surrogate.parameters()) if any(p.average for p in training.phases) else 0.0
+    return averaged + 8.0 * 4.0 * rows * max(p.shape[0] for p in matrices) * len(matrices)

@@ -24,5 +24,7 @@ def by_role(parameters: Iterable[Parameter], learning_rate: float, **rates: floa
     ends = (matrices[:1], matrices[1:-1], matrices[-1:]) if len(matrices) > 1 else ([], matrices, [])
     roles = dict(zip(("first", "hidden", "last"), ends, strict=True)) | {BIASES: [p for p in listed if p.ndim < 2]}
     return [
-        {"params": members, "role": role, "lr": learning_rate * rates.get(role, 1.0)} for role, members in roles.items() if members
+        {"params": members, "role": role, "lr": learning_rate * rates.get(role, 1.0)}
+        for role, members in roles.items()
+        if members
     ]

@@ -86,7 +86,9 @@ def whiten(factors: list[Tensor], bounds: list[Tensor], g: Tensor) -> None:
     """One step of both factors towards E P P^T = in I and E P^T P = out I, in place."""
     p = white(factors, g)
     for factor, bound, gram, target in zip(factors, bounds, (p @ p.mT, p.mT @ p), reversed(g.shape[-2:]), strict=True):
-        row = gram.gather(-2, gram.square().sum(-1, keepdim=True).argmax(-2, keepdim=True).expand(*gram.shape[:-2], 1, gram.shape[-1]))
+        row = gram.gather(
+            -2, gram.square().sum(-1, keepdim=True).argmax(-2, keepdim=True).expand(*gram.shape[:-2], 1, gram.shape[-1])
+        )
         length = row.square().sum(-1, keepdim=True).sqrt().clamp_min(torch.finfo(g.dtype).tiny)
         largest = (row / length @ gram).square().sum(-1, keepdim=True).sqrt() + target
         torch.maximum(0.9 * bound + 0.1 * largest, largest, out=bound)

@@ -14,9 +14,7 @@ EVALUATIONS = 5
 """Most losses and gradients on a batch, an iteration."""
 
 
-def lbfgs(
-    parameters: Iterable[Parameter], *, learning_rate: float = 1.0, iterations: int = 4, history: int = 20
-) -> Optimizer:
+def lbfgs(parameters: Iterable[Parameter], *, learning_rate: float = 1.0, iterations: int = 4, history: int = 20) -> Optimizer:
     """L-BFGS of torch with a strong Wolfe line search (Nocedal and Wright, algorithm 7.5), on the fixed batch of each step.
 
     Curvature pairs are of one batch only: the pair across two batches, whose gradients differ by noise, is left out.

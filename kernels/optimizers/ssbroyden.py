@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from typing import Any, Literal
+from warnings import catch_warnings
 
 import torch
 from scipy.optimize import line_search
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim import Optimizer
 
 from kernels.contracts import Batch
 
 MAX_PARAMETERS = 20_000
 """Of which the inverse Hessian takes 3.2 GB in double precision."""
+
+LONGEST = 1e3
+"""Of a line search, in steps of learning rate 1."""
+
+TRIALS = 10
+"""Of a line search: in single precision one that takes more is lost in rounding."""
 
 
 def ssbroyden(parameters: Iterable[Parameter], *, learning_rate: float = 1.0, iterations: int = 4) -> Optimizer:
@@ -72,53 +78,67 @@ class SSBroyden(Optimizer):
 
     needs: Literal["loss"] = "loss"
 
+    @torch.no_grad()
     def step(self, batch: Batch) -> None:  # type: ignore[override]
         """Iterate on the batch, whose gradient at the parameters is known."""
         (group,) = self.param_groups
         parameters = group["params"]
         state = self.state[parameters[0]]
-        x, loss, g = parameters_to_vector(parameters).detach().double(), batch.loss, _gradient(parameters)
+        x = torch.cat([p.flatten() for p in parameters]).double()
+        loss, g = batch.loss, _gradient(parameters)
         seen: dict[bytes, tuple[float, Tensor]] = {}
 
         def at(point: Any) -> tuple[float, Tensor]:
             key = point.tobytes()
             if key not in seen:
-                vector_to_parameters(torch.from_numpy(point).to(parameters[0]), parameters)
-                seen[key] = batch.evaluate(), _gradient(parameters)
+                _put(torch.from_numpy(point), parameters)
+                with torch.enable_grad():
+                    seen[key] = batch.evaluate(), _gradient(parameters)
             return seen[key]
+
+        def value(point: Any) -> float:
+            return at(point)[0]
+
+        def slope(point: Any) -> Any:
+            return at(point)[1].cpu().numpy()
 
         for _ in range(group["iterations"]):
             inverse = state.get("inverse")
             p = -g / g.norm().clamp_min(torch.finfo(g.dtype).tiny) if inverse is None else -(inverse @ g)
-            if not float(g @ p) < 0.0:
-                break
+            p *= group["lr"]
             seen.clear()
-            alpha, *_ = line_search(
-                lambda q: at(q)[0], lambda q: at(q)[1].numpy(), x.numpy(), p.numpy(), g.numpy(), loss, amax=1e3, c2=0.9
-            )
-            if alpha is None:
-                break
+            here, along, down = (v.cpu().numpy() for v in (x, p, g))
+            with catch_warnings(action="ignore"):
+                alpha = line_search(value, slope, here, along, down, loss, amax=LONGEST, maxiter=TRIALS)[0] or 0.0
             s = alpha * p
-            after, g_after = at((x + s).numpy())
+            after, g_after = at((x + s).cpu().numpy())
             y = g_after - g
-            if float(y @ s) <= 0.0:
+            if not float(y @ s) > 0.0:
+                # What finds no step would find none on the next batch.
+                state.clear()
                 break
             forward = -alpha * float(s @ g)
             if inverse is None:
                 # Oren and Luenberger: the first inverse Hessian has the size of the first difference's.
                 scale = float(y @ s) / float(y @ y)
-                state["inverse"] = inverse = scale * torch.eye(len(x), dtype=torch.float64)
+                state["inverse"] = inverse = scale * torch.eye(len(x), dtype=x.dtype, device=x.device)
                 forward = float(s @ s) / scale
             updated(inverse, s, y, forward)
             x, loss, g = x + s, after, g_after
-        vector_to_parameters(x.to(parameters[0]), parameters)
+        _put(x, parameters)
 
     def load_state_dict(self, state_dict: Any) -> None:
         """As torch does, but in double precision: torch rounds a state to the precision of its parameter."""
         super().load_state_dict(state_dict)
-        for state in state_dict["state"].values():
-            self.state[self.param_groups[0]["params"][0]] = {"inverse": state["inverse"].clone()}
+        first = self.param_groups[0]["params"][0]
+        for kept in state_dict["state"].values():
+            self.state[first] = {name: value.to(first.device, copy=True) for name, value in kept.items()}
 
 
 def _gradient(parameters: list[Parameter]) -> Tensor:
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]).double()
+
+
+def _put(x: Tensor, parameters: list[Parameter]) -> None:
+    for p, part in zip(parameters, x.split([p.numel() for p in parameters]), strict=True):
+        p.copy_(part.view_as(p))

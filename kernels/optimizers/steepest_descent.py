@@ -36,7 +36,5 @@ def steepest_descent(
     :param last: the same of the last layer
     :param biases: the same of the biases
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm = '{norm}': should be one of {', '.join(NORMS)}")
     rates = {"first": first, "last": last, "biases": biases}
     return steepest(parameters, NORMS[norm], learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, **rates)

@@ -41,6 +41,8 @@ FREE: list[dict[str, Any]] = [
     {"report.baselines": []},
     {"name": "other"},
     {"training.checkpoint_every": 1.0},
+    {"training.workers": 2},
+    {"training.accumulate": 2},
 ]
 
 

@@ -116,8 +116,9 @@ class Stopping(Solo):
 
 @pytest.mark.parametrize("at", [40, 41])
 def test_two_phases_stopped_before_at_and_after_their_border_end_with_the_undisturbed_bits(
-    at: int, job_file: Path, tmp_path: Path
+    at: int, job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training, "SAVES_APART", 0.0)
     job = load_job(job_file, {"training.then": THEN, "training.checkpoint_every": 1e-9})
     calm, hit = folder_for(job, tmp_path / "calm"), folder_for(job, tmp_path / "hit")
     train_here(calm, job)
@@ -175,7 +176,10 @@ def test_workers_go_on_from_the_step_that_the_writer_sees(
         training._agreed_checkpoint(folder, job, Agreed())
 
 
-def test_a_loss_that_is_not_finite_is_the_same_for_every_worker_and_refused(job_file: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_the_same_for_every_worker_and_refused(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SAVES_APART", 0.0)
     job = load_job(job_file)
 
     class Broken(Solo):
