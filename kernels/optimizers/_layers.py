@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,3 +29,15 @@ def by_role(parameters: Iterable[Parameter], learning_rate: float, **rates: floa
         for role, members in roles.items()
         if members
     ]
+
+
+def by_output(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups, with the rates of all but the last layer over its gain sqrt(in/out), out <= in.
+
+    A last layer (out, in) of standard size, entries of variance 1/in, turns a change of its inputs by 1, root mean
+    square, into one of its outputs by up to sqrt(in/out). Divided by it, a step in any layer moves outputs by about its rate
+    at every width, and so does the best rate transfer, without initialising the last layer smaller as mu-parametrisation does.
+    """
+    last = [p for group in groups if group["role"] == "last" for p in group["params"]]
+    gain = math.sqrt(max(1.0, last[0].shape[-1] / last[0].shape[-2])) if last else 1.0
+    return [group if group["role"] == "last" else group | {"lr": group["lr"] / gain} for group in groups]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from kernels.optimizers._layers import by_role
+from kernels.optimizers._layers import by_output, by_role
 from kernels.optimizers._norms import Norm
 
 
@@ -51,4 +51,4 @@ def steepest(
     """The shell over parameter groups by role; ValueError where an option breaks its rule."""
     if not 0.0 <= momentum < 1.0:
         raise ValueError(f"momentum = {momentum}: should lie in [0, 1), for example 0.95")
-    return SteepestDescent(by_role(parameters, learning_rate, **rates), norm, momentum=momentum, nesterov=nesterov)
+    return SteepestDescent(by_output(by_role(parameters, learning_rate, **rates)), norm, momentum=momentum, nesterov=nesterov)

@@ -16,18 +16,19 @@ from kernels.optimizers._steepest import steepest
 def muon(
     parameters: Iterable[Parameter],
     *,
-    learning_rate: float = 0.02,
-    momentum: float = 0.95,
+    learning_rate: float = 0.05,
+    momentum: float = 0.9,
     nesterov: bool = True,
     iterations: int = ITERATIONS,
     first: float = 1.0,
     last: float = 1.0,
-    biases: float = 1.0,
+    biases: float = 0.3,
 ) -> Optimizer:
     """Muon (Jordan et al. 2024): W <- W - lr sqrt(out/in) U V^T, U S V^T the momentum; biases by sign.
 
     The polar factor converges (Polar Express, then Newton-Schulz, in the parameters' precision), where torch.optim.Muon stops
-    at bfloat16 and 20 % off it. A learning rate of 1 moves outputs by at most 1, root mean square, whatever the width.
+    at bfloat16 and 20 % off it. A learning rate of 1 moves outputs by about 1 whatever the width: what lies below the last layer
+    moves at the rate over that layer's gain, the root of its width.
 
     :param learning_rate: peak of the schedule, > 0
     :param momentum: weight of the past in the mean gradient, in [0, 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from kernels.optimizers._layers import by_role
+from kernels.optimizers._layers import by_output, by_role
 from kernels.optimizers._matrices import as_matrices
 from kernels.optimizers._norms import inverse_root
 
@@ -22,14 +22,14 @@ FLOOR = 1e-8
 def shampoo(
     parameters: Iterable[Parameter],
     *,
-    learning_rate: float = 0.02,
+    learning_rate: float = 0.05,
     momentum: float = 0.9,
     memory: float = 0.95,
     every: int = 10,
     sides: Literal["both", "one"] = "both",
     first: float = 1.0,
     last: float = 1.0,
-    biases: float = 1.0,
+    biases: float = 0.3,
 ) -> Optimizer:
     """W <- W - lr sqrt(out/in) L^(-1/4) M R^(-1/4), L and R the means of G G^T and G^T G (Gupta et al., arXiv 1802.09568).
 
@@ -51,7 +51,7 @@ def shampoo(
             raise ValueError(f"{name} = {weight}: should lie in [0, 1), for example 0.95")
     if every < 1:
         raise ValueError(f"every = {every}: should be at least 1, for example 10")
-    groups = by_role(parameters, learning_rate, first=first, last=last, biases=biases)
+    groups = by_output(by_role(parameters, learning_rate, first=first, last=last, biases=biases))
     return Shampoo(groups, momentum=momentum, memory=memory, every=every, one_sided=sides == "one")
 
 

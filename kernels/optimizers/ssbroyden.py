@@ -55,7 +55,7 @@ def updated(inverse: Tensor, s: Tensor, y: Tensor, forward: float) -> Tensor:
     H <- (H - H y y^T H / y.Hy + phi v v^T) / tau + s s^T / y.s, v = sqrt(y.Hy) (s / y.s - H y / y.Hy); phi and tau by
     equations 13 to 23 of arXiv 2405.04230.
 
-    :param forward: s.H^-1 s, known from the direction: -alpha s.g
+    :param forward: s.H^-1 s, known from the direction: -alpha s.g; at most 10 y.s after a strong Wolfe search with c2 = 0.9
     """
     hy, ys = inverse @ y, float(y @ s)
     yhy = float(y @ hy)

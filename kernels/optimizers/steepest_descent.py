@@ -16,17 +16,17 @@ def steepest_descent(
     parameters: Iterable[Parameter],
     *,
     norm: Literal["sign", "frobenius", "row", "column", "spectral", "one_sided"] = "sign",
-    learning_rate: float = 0.02,
-    momentum: float = 0.95,
+    learning_rate: float = 0.05,
+    momentum: float = 0.9,
     nesterov: bool = True,
     first: float = 1.0,
     last: float = 1.0,
-    biases: float = 1.0,
+    biases: float = 0.3,
 ) -> Optimizer:
     """W <- W - lr r argmax <M, X> over ||X|| <= 1, M the momentum (Bernstein and Newhouse, arXiv 2409.20325); biases by sign.
 
-    r = sqrt(out/in) over the largest spectral norm in the unit ball: a learning rate of 1 moves outputs by at most 1, root mean
-    square, in every norm and at every width. ``muon`` is the spectral norm by iteration, ``one_sided`` by eigenvalues.
+    r = sqrt(out/in) over the largest spectral norm in the unit ball, and below the last layer over the root of that layer's
+    width: a learning rate of 1 moves outputs by about 1, in every norm and at every width. ``muon`` is the spectral norm by iteration, ``one_sided`` by eigenvalues.
 
     :param norm: sign (largest entry), frobenius, row or column (longest), spectral, or one_sided, (M M^T)^(-1/2) M
     :param learning_rate: peak of the schedule, > 0

@@ -183,7 +183,7 @@ def room(size: Size, steps: int, only: Sequence[str]) -> Table:
     return table
 
 
-TRANSFER = {"adam": 1e-3, "muon": 5e-3, "steepest_descent": 5e-3}
+TRANSFER = {"adam": 1e-3, "muon": 1e-2, "steepest_descent": 1e-2}
 """Optimizers whose best rate is sought at several widths, with the smallest of the rates, each twice the one before."""
 
 

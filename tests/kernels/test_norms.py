@@ -12,7 +12,8 @@ from descent import Quadratic, train
 from oracles import equation, factory
 from torch import Tensor
 
-from kernels.optimizers._layers import by_role
+from kernels.jets import network_value
+from kernels.optimizers._layers import by_output, by_role
 from kernels.optimizers._norms import NORMS, POLAR_EXPRESS, inverse_root, spectral
 from kernels.surrogates.mlp import mlp
 
@@ -163,7 +164,25 @@ def test_layers_move_at_the_rates_of_their_roles() -> None:
         ("biases", 0.005, 4),
     ]
     assert groups[2]["params"][0].shape == (1, 8)
+    assert [g["lr"] for g in by_output(groups)] == pytest.approx([1.0 / 8**0.5, 0.5 / 8**0.5, 0.05, 0.005 / 8**0.5])
     assert [g["role"] for g in by_role([torch.nn.Parameter(torch.zeros(3, 2))], 1.0)] == ["hidden"]
+
+
+def test_a_step_of_the_hidden_layers_moves_the_output_alike_at_every_width() -> None:
+    """Root mean square over points of what one step of rate 1e-3 changes, over 1e-3: measured 0.49 at width 16, 0.50 at 256; not
+    divided by the last layer's gain it would grow like the root of the width, by 4."""
+    moved = []
+    for width in (16, 256):
+        net = mlp(equation("viscous_burgers", 3), seed=0, width=width, depth=3)
+        optimizer = factory("optimizers", "muon")(net.parameters(), learning_rate=1e-3, momentum=0.0)
+        for group in optimizer.param_groups:
+            group["lr"] *= group["role"] == "hidden"
+        features = torch.randn(256, width, generator=torch.Generator().manual_seed(0))
+        value = network_value(net.layers, features)
+        value.sum().backward()
+        optimizer.step()
+        moved.append(((network_value(net.layers, features) - value).square().mean().sqrt() / 1e-3).item())
+    assert 0.2 < moved[0] < 2.0 and 0.67 < moved[1] / moved[0] < 1.5, moved
 
 
 def test_shampoo_without_memory_is_steepest_descent_in_the_spectral_norm() -> None:

@@ -98,19 +98,22 @@ def test_two_steps_of_spring_are_those_of_the_formula() -> None:
 
 
 def test_an_inverse_hessian_meets_the_secant_equation_and_stays_positive() -> None:
-    """Along random pairs of positive curvature, self-scaled with phi and tau of every sign and size."""
+    """One update of random matrices by random pairs whose curvature is at least a tenth of the matrix's, as a strong Wolfe step
+    with c2 = 0.9 leaves it; some grow and some shrink."""
     generator = torch.Generator().manual_seed(1)
-    inverse = torch.eye(6, dtype=torch.float64)
-    for n in range(60):
-        hessian = torch.diag(torch.logspace(-1, 1, 6, dtype=torch.float64))
-        s, noise = (torch.randn(6, generator=generator, dtype=torch.float64) for _ in range(2))
-        y = hessian @ s * (1.0 + 0.9 * torch.sin(3.0 * noise))
-        if y @ s <= 0.0:
+    larger = []
+    for _ in range(100):
+        s, y, factor = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((6,), (6,), (6, 6)))
+        y = y if y @ s > 0.0 else -y
+        before = factor @ factor.T + 0.1 * torch.eye(6)
+        forward = float(s @ torch.linalg.solve(before, s))
+        if y @ s < 0.1 * forward:
             continue
-        forward = float(s @ torch.linalg.solve(inverse, s))
-        updated(inverse, s, y, forward)
-        torch.testing.assert_close(inverse @ y, s, rtol=1e-5, atol=1e-5)
-        assert torch.linalg.eigvalsh(0.5 * (inverse + inverse.T))[0] > 0.0, n
+        after = updated(before.clone(), s, y, forward)
+        torch.testing.assert_close(after @ y, s, rtol=1e-6, atol=1e-8)
+        assert torch.linalg.eigvalsh(0.5 * (after + after.T))[0] > 0.0
+        larger.append(bool(after.trace() > before.trace()))
+    assert len(larger) > 40 and 5 < sum(larger) < len(larger) - 5
 
 
 def test_an_update_without_scaling_is_that_of_bfgs() -> None:
