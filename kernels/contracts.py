@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -24,6 +24,7 @@ from kernels.streams import Purpose, Stream
 
 __all__ = [
     "NORMAL_FLOP",
+    "Batch",
     "BrownianMotion",
     "Cost",
     "Draws",
@@ -46,6 +47,7 @@ __all__ = [
     "ProfileJet",
     "Purpose",
     "Reference",
+    "Searching",
     "SemilinearPDE",
     "Solution",
     "Stream",
@@ -334,6 +336,32 @@ class Fitted(Protocol):
 
     def fit_cost(self) -> tuple[float, float]:
         """Model FLOP of ``fit``, at most, and the bytes at its peak."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training step's batch, for an optimizer that looks at it more than once."""
+
+    loss: float
+    """At the current parameters, whose gradients are in place."""
+    evaluate: Callable[[], float]
+    """The loss at the parameters as they are when it is called; leaves their gradients in place."""
+    parts: Sequence[Tensor]
+    """What the objective drew, samples along the first axis."""
+    residuals: Callable[..., Tensor]
+    """(parameters, *parts) -> residuals (rows,), the rows of a sample together; the loss is their mean square."""
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """An optimizer whose step takes the batch; others take nothing."""
+
+    needs: Literal["loss", "residuals"]
+    """Of the batch. The Jacobian of residuals is that of one worker: it is not summed over several."""
+
+    def step(self, batch: Batch) -> object:
+        """Move the parameters."""
         ...
 
 

@@ -34,6 +34,7 @@ from pipeline.progress import followed, log
 from pipeline.report import Report
 from pipeline.report_files import save
 from pipeline.resources import check_resources, check_writable
+from pipeline.search import check_search
 from pipeline.stages import begun, interruptions, stage
 from pipeline.team import Overlapped, Together
 from pipeline.training import one_thread, train_here, train_stage
@@ -55,7 +56,7 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
     objectives = [job.objective(surrogate, n) for n in phases]
     if isinstance(surrogate, nn.Module) and job.learns == "steps":
         for n in phases:
-            job.optimizer(surrogate.parameters(), n)
+            check_search(job, job.optimizer(surrogate.parameters(), n), objectives[n], n)
         if not (on_ray and job.model.training.workers > 1):
             check_precision(training.named_precisions(job), torch.device("cpu"))
     check_kinks(job, surrogate)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kernels.contracts import Fitted, Surrogate
+from kernels.contracts import Fitted, Searching, Surrogate
 from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.averaging import Average
@@ -25,6 +25,7 @@ from pipeline.gradients import loss_and_gradient
 from pipeline.job import PHASES, SAMPLE_BLOCK, Job, RunFolder
 from pipeline.precision import check_precision, matrix_products
 from pipeline.progress import log
+from pipeline.search import batch_of
 from pipeline.stages import stage
 from pipeline.team import Solo, Team
 
@@ -123,9 +124,10 @@ def train(
             step = first - phase.steps + within
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(within, phase.steps)
-            draw = partial(sample, objective, job, phase.batch, within / phase.steps, step)
-            with matrix_products(phase.precision, within, phase.steps):
-                total = loss_and_gradient(
+            draw = cache(partial(sample, objective, job, phase.batch, within / phase.steps, step))
+            evaluate = matrix_products(phase.precision, within, phase.steps)(
+                partial(
+                    loss_and_gradient,
                     loss_module,
                     parameters,
                     draw,
@@ -135,12 +137,17 @@ def train(
                     team=team,
                     weighting=weighting,
                 )
+            )
+            total = evaluate()
             if not math.isfinite(total):
                 raise InputError(
                     f"training: the loss is {total} at step {step + 1}: lower {PHASES[number]}.optimizer.learning_rate, "
                     "or look for a driver or terminal condition that overflows float32"
                 )
-            optimizer.step()
+            if isinstance(optimizer, Searching):
+                optimizer.step(batch_of(objective, optimizer.needs, draw, total, evaluate))
+            else:
+                optimizer.step()
             losses.append(total)
             if weighting is not None:
                 weighting.adapt()

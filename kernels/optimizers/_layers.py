@@ -1,0 +1,43 @@
+"""Parameter groups by the role of a layer, each with a learning rate of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch.nn import Parameter
+
+BIASES = "biases"
+
+
+def by_role(parameters: Iterable[Parameter], learning_rate: float, **rates: float) -> list[dict[str, Any]]:
+    """Groups ``first``, ``hidden``, ``last`` and ``biases`` with learning_rate x rate, rate 1 where none is given.
+
+    Matrices are counted in the order of the parameters: the first, the last, and what lies between; a matrix that stands
+    alone is hidden. Tensors of fewer than two axes are biases. Raises ValueError unless every rate is > 0.
+    """
+    for name, rate in {"learning_rate": learning_rate, **rates}.items():
+        if rate <= 0.0:
+            raise ValueError(f"{name} = {rate}: should be > 0; to move little, take a small one")
+    listed = list(parameters)
+    matrices = [p for p in listed if p.ndim >= 2]
+    ends = (matrices[:1], matrices[1:-1], matrices[-1:]) if len(matrices) > 1 else ([], matrices, [])
+    roles = dict(zip(("first", "hidden", "last"), ends, strict=True)) | {BIASES: [p for p in listed if p.ndim < 2]}
+    return [
+        {"params": members, "role": role, "lr": learning_rate * rates.get(role, 1.0)}
+        for role, members in roles.items()
+        if members
+    ]
+
+
+def by_output(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups, with the rates of all but the last layer over its gain sqrt(in/out), out <= in.
+
+    A last layer (out, in) of standard size, entries of variance 1/in, turns a change of its inputs by 1, root mean
+    square, into one of its outputs by up to sqrt(in/out). Divided by it, a step in any layer moves outputs by about its rate
+    at every width, and so does the best rate transfer, without initialising the last layer smaller as mu-parametrisation does.
+    """
+    last = [p for group in groups if group["role"] == "last" for p in group["params"]]
+    gain = math.sqrt(max(1.0, last[0].shape[-1] / last[0].shape[-2])) if last else 1.0
+    return [group if group["role"] == "last" else group | {"lr": group["lr"] / gain} for group in groups]

@@ -1,0 +1,83 @@
+"""Every optimizer in a training: stopped and resumed through its file to the same bits; refused before it starts where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_bad_input import refused, write
+from test_training import Stopping, folder_for, in_processes, parameters, result
+
+from kernels.contracts import Searching
+from pipeline.catalogue import names
+from pipeline.errors import InputError
+from pipeline.job import load_job
+from pipeline.search import check_search
+from pipeline.training import one_thread, train, train_here
+
+
+def quick(job_file: Path, optimizer: Any, **more: Any) -> Any:
+    keys = {"steps": 5, "batch": 32, "checkpoint_every": 1e-9, "objective": "residual", "optimizer": optimizer, **more}
+    return load_job(job_file, {f"training.{key}": value for key, value in keys.items()})
+
+
+@pytest.mark.parametrize("name", names("optimizers"))
+def test_a_training_stopped_and_resumed_ends_with_the_undisturbed_bits(
+    name: str, job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = quick(job_file, name)
+    monkeypatch.setattr("pipeline.training.SAVES_APART", 0.0, raising=False)
+    calm, hit = folder_for(job, tmp_path / "calm"), folder_for(job, tmp_path / "hit")
+    train_here(calm, job)
+    module = job.surrogate()
+    optimizer = job.optimizer(list(module.parameters()))
+    searches = isinstance(optimizer, Searching) and optimizer.needs == "loss"
+    with pytest.raises(InterruptedError), one_thread():
+        train(hit, job, shards=range(1), of=1, team=Stopping(16 if searches else 3))
+    assert 0 < result(hit).step < 5 and result(hit).optimizer["state"]
+    train_here(hit, job)
+    assert parameters(hit).equal(parameters(calm))
+    np.testing.assert_array_equal(result(hit).losses, result(calm).losses)
+
+
+def test_two_processes_search_a_line_to_the_bits_of_one(job_file: Path, tmp_path: Path) -> None:
+    job = quick(job_file, "lbfgs", workers=2, batch=64)
+    alone, together = folder_for(job, tmp_path / "alone"), folder_for(job, tmp_path / "together")
+    train_here(alone, job)
+    in_processes(together, 2, "Together")
+    assert parameters(together).equal(parameters(alone))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (
+            {"training": {"optimizer": "spring", "workers": 2, "batch": 64, "steps": 9}},
+            ["training.workers = 2", "training.optimizer = 'spring'", "use workers: 1"],
+        ),
+        (
+            {"training.then": {"optimizer": "ssbroyden", "steps": 9}, "surrogate": {"name": "mlp", "width": 128}},
+            ["training.then.optimizer: ", "parameters: the dense inverse Hessian", "at most 20000", "or use lbfgs"],
+        ),
+        ({"training.optimizer": {"name": "muon", "momentum": 1.5}}, ["training.optimizer: momentum = 1.5", "[0, 1)"]),
+        ({"training.optimizer": {"name": "steepest_descent", "norm": "sgn"}}, ["norm = 'sgn'", "Did you mean 'sign'?"]),
+    ],
+    ids=["spring", "ssbroyden", "muon", "norm"],
+)
+def test_an_optimizer_that_cannot_train_the_job_is_refused_before_it_starts(
+    changes: dict[str, Any], named: list[str], scasml: Callable[..., Any], job_file: Path
+) -> None:
+    write(job_file, changes)
+    refused(scasml, job_file, named)
+
+
+def test_an_objective_without_residuals_is_refused_by_name(job_file: Path) -> None:
+    job = quick(job_file, "spring")
+    surrogate: Any = job.surrogate()
+    optimizer = job.optimizer(list(surrogate.parameters()))
+    check_search(job, optimizer, job.objective(surrogate), 0)
+    with pytest.raises(InputError, match=r"training\.optimizer = 'spring'.*objective = 'residual' is none; use objective"):
+        check_search(job, optimizer, object(), 0)
