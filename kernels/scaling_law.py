@@ -16,14 +16,14 @@ Index = NDArray[np.intp]
 LOWEST, HIGHEST = 0.05, 6.0
 """Range in which exponents are searched: below it a power is hardly told from E, above it only the smallest cells see it."""
 
-GRID = 8
+GRID = 6
 """Exponents of a first look, in each direction."""
 
 HUBER = 0.1, 0.3
 """Range of Huber's delta, which is the deviation of the seeds within it."""
 
 ROUNDS = 60
-TIGHT = 1e-8
+TIGHT = 1e-6
 """A descent ends where a round lowers no objective by more than this part."""
 
 SUPPORTS = np.array([s for s in itertools.product((0.0, 1.0), repeat=3) if any(s)])

@@ -176,9 +176,9 @@ class Study:
         return self.runs[0].known
 
     @property
-    def freedom(self) -> int:
+    def freedom(self) -> float:
         """Degrees of freedom of the deviation."""
-        return len(self.runs) - len(self.N)
+        return float(len(self.runs) - len(self.N))
 
 
 def studies(runs: Sequence[Trained]) -> list[Study]:

@@ -191,6 +191,7 @@ def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
     for plot in plots.flat:
         plot.spines[["top", "right"]].set_visible(False)
         plot.set(xscale="log", yscale="log")
+        plot.tick_params(which="minor", labelsize=6)
     return figure, plots
 
 
@@ -212,7 +213,7 @@ def law_figure(group: Sequence[Study]) -> Figure:
                 if plot is not by_n and held[mine].all():
                     _curve(plot, across[mine], s.N[mine], s.D[mine], s.held_out.law, color=colour, ls="--")
         cells = frontier(s.flop, np.exp(s.mean))
-        if (gamma := s.figures["gamma"]).value is not None:
+        if (gamma := s.figures["gamma"]).low is not None:
             slope, level = np.polyfit(np.log(s.flop[cells]), s.mean[cells], 1)
             label = f"FLOP^-{shown(gamma)}"
             by_flop.plot(s.flop[cells], np.exp(level) * s.flop[cells] ** slope, "-", lw=4, alpha=0.25, color="k", label=label)

@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from kernels.scaling_law import (
+    HUBER,
     Array,
     Index,
     ScalingLaw,
@@ -72,34 +73,35 @@ def test_many_data_sets_are_fitted_as_each_alone() -> None:
         assert float(fit(N, D, row, delta=0.15).alpha) == pytest.approx(float(alpha), rel=1e-2)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """150 data sets of 90 % intervals: between 82.5 % and 98 %, where 90 % leaves it once in 300 times.
+def ends(logs: Array, number: int, replicates: int) -> dict[str, tuple[float, float]]:
+    """90 % intervals of one data set; of what is not determined, everything."""
+    delta = float(np.clip(deviation(logs, CELLS), *HUBER))
+    found = fit(N, D, np.exp(logs), delta=delta)
+    wider = max(1.0, misfit(found, N, D, logs, CELLS))
+    again = redrawn(logs, CELLS, Stream(number, Purpose.RESAMPLING), replicates, widen=wider)
+    laws = fit(N, D, np.exp(again), delta=delta, start=found)
+    return {name: interval(getattr(laws, name), 0.9) or (0.0, np.inf) for name in ("E", "alpha", "beta", "optimal")}
 
-    Half as wide they would hold it in 59 %, which passes less than once in 10^8. Where E is 0.02, of errors down to 0.03, E = 0 is
-    outside in nearly all; where E is 0 it is inside as often as the interval says, or more.
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """200 data sets of 90 % intervals: held by 83.5 % to 98 %, where one of exactly 90 % is below once in 400 times.
+
+    They are widened where the misfit is above 1 by chance, and hold it in some 93 %. Half as wide they would in 60 %, which
+    is taken for right less than once in 10^8.
     """
-    count, replicates = 150, 50
     truth = {"E": 0.02, "alpha": ALPHA, "beta": BETA, "optimal": ALPHA * BETA / (ALPHA + BETA)}
-    held: dict[str, list[bool]] = {name: [] for name in truth}
-    seen, unseen = [], []
-    for number, drawn in enumerate(noise(count, seed=1)):
-        for E in (0.02, 0.0) if number % 3 == 0 else (0.02,):
-            logs = np.log(law(E)(N, D)) + drawn
-            delta = float(np.clip(deviation(logs, CELLS), 0.1, 0.3))
-            found = fit(N, D, np.exp(logs), delta=delta)
-            wider = max(1.0, misfit(found, N, D, logs, CELLS))
-            again = redrawn(logs, CELLS, Stream(number, Purpose.RESAMPLING), replicates, widen=wider)
-            laws = fit(N, D, np.exp(again), delta=delta, start=found)
-            ends = {name: interval(getattr(laws, name), 0.9) or (0.0, np.inf) for name in truth}
-            if E == 0.0:
-                unseen.append(ends["E"][0] == 0.0)
-                continue
-            seen.append(ends["E"][0] > 0.0)
-            for name, value in truth.items():
-                held[name].append(ends[name][0] <= value <= ends[name][1])
-    for name, inside in held.items():
-        assert 0.825 <= np.mean(inside) <= 0.98, (name, np.mean(inside))
-    assert np.mean(seen) >= 0.9 and np.mean(unseen) >= 0.9, (np.mean(seen), np.mean(unseen))
+    found = [ends(np.log(law(0.02)(N, D)) + drawn, number, 40) for number, drawn in enumerate(noise(200, 1))]
+    for name, value in truth.items():
+        held = np.mean([each[name][0] <= value <= each[name][1] for each in found])
+        assert 0.835 <= held <= 0.98, (name, held)
+
+
+def test_an_irreducible_error_is_seen_and_none_is_not_made_up() -> None:
+    """E = 0.05 among errors down to 0.07, seeds spreading by 3 %: 0 is outside in 19 of 20. With E = 0 it
+    is inside in 17 of 20, which 95 % leaves once in 60 times."""
+    for E in (0.05, 0.0):
+        lowest = [ends(np.log(law(E)(N, D)) + drawn, number, 40)["E"][0] for number, drawn in enumerate(noise(20, 5, 0.03))]
+        assert np.sum(np.array(lowest) > 0.0) >= 19 if E else np.sum(np.array(lowest) == 0.0) >= 17, lowest
 
 
 def test_seeds_drawn_again_vary_as_the_mean_of_a_cell_does() -> None:
@@ -124,12 +126,12 @@ def test_the_largest_size_is_predicted_where_the_law_holds_and_missed_where_it_b
 
 
 def test_the_misfit_is_about_one_for_a_law_and_large_for_what_is_none() -> None:
-    """Its square is an F statistic of 7 and 24 degrees of freedom: means of 100 within 0.15 of its own 1.09 (4 s.d.)."""
+    """Its square is an F statistic of 7 and 24 degrees of freedom: the mean of 60 is within 0.27 (3 s.d.) of its own, 1.09."""
     found = []
-    for drawn in noise(100, 3):
+    for drawn in noise(60, 3):
         logs = np.log(law(0.02)(N, D)) + drawn
         found.append(misfit(fit(N, D, np.exp(logs), delta=10.0), N, D, logs, CELLS) ** 2)
-    assert np.mean(found) == pytest.approx(24.0 / 22.0, abs=0.26)
+    assert np.mean(found) == pytest.approx(24.0 / 22.0, abs=0.27)
     logs = np.log(law(0.02)(N, D)) + noise(1, 3)[0] + 0.8 * np.sin(3.0 * CELLS)
     assert misfit(fit(N, D, np.exp(logs), delta=0.1), N, D, logs, CELLS) > 3.0
 
