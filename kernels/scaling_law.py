@@ -148,7 +148,7 @@ def _nonnegative(a: Array, y: Array) -> Array:
     c = np.linalg.solve(system, right[..., None])[..., 0]
     gain = np.where(np.any(c < 0.0, axis=-1), -np.inf, (right * c).sum(-1))
     best = np.take_along_axis(c, gain.argmax(-1)[..., None, None], -2)[..., 0, :]
-    return np.where(np.isfinite(gain).any(-1)[..., None], best, 0.0)
+    return np.where(np.any(np.isfinite(gain), axis=-1, keepdims=True), best, 0.0)
 
 
 def _descended(logs: Array, x: Array, target: Array, delta: float) -> tuple[Array, Array]:
