@@ -97,6 +97,21 @@ def test_a_width_that_breaks_the_law_is_reported_as_missed() -> None:
     assert any("NOT within the 25 % asked" in text for text in scaling_report.sentences([study], []))
 
 
+def test_intervals_widen_where_the_law_misses_its_cells_by_more_than_the_seeds_explain() -> None:
+    widths = {}
+    for off in (0.0, 0.3):
+        runs = sweep(noise=0.02)
+        for number, (_, _, told) in enumerate(runs):
+            told["methods"]["surrogate"]["rel_l2"] *= np.exp(off * np.sin(5.0 * (number // 3)))
+        (study,) = studies(trained(runs))
+        low, high = study.figures["beta"].low, study.figures["beta"].high
+        assert low is not None and high is not None
+        widths[off] = high - low
+        said = any("the law misses its cells" in text for text in scaling_report.sentences([study], []))
+        assert (study.misfit > 2.0) == said == (off > 0.0)
+    assert widths[0.3] > 4.0 * widths[0.0]
+
+
 def test_optimizers_are_compared_at_equal_flop_and_at_equal_time() -> None:
     """soap's errors are half of adam's at the same FLOP, and it takes eight times as long: adam wins at equal time."""
     found = studies(trained([*sweep(), *sweep("soap", factor=0.5, pace=8.0)]))
