@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     LOWER_BOUND = 8
     UPPER_BOUND = 9
     GRADIENT = 10
+    RESAMPLING = 11
 
 
 class Stream:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -229,6 +229,26 @@ def inspect_(file: Annotated[Path, typer.Argument(help="surrogate.h5, report.h5,
     console.print(inspection(file, console.width))
 
 
+def _finished(runs: Sequence[Path]) -> list[tuple[str, Path, Mapping[str, Any]]]:
+    """Name, folder and summary of finished runs, which are named by their folders or their report.h5."""
+    from pipeline.report_files import read_summary
+
+    found: list[tuple[str, Path, Mapping[str, Any]]] = []
+    for path in runs:
+        if (path / "table.json").exists():
+            # The table of a sweep, which a pattern such as runs/name-* names beside the runs.
+            continue
+        if path.is_dir() and not (path / "report.h5").exists():
+            raise InputError(
+                f"'{path}' is not the folder of a finished run (no report.h5): finish it with `scasml run`, or name another"
+            )
+        folder = path.resolve() if path.is_dir() else path.resolve().parent
+        found.append((folder.name, folder, read_summary(path)))
+    if not found:
+        raise InputError(f"'{runs[0]}' is the table of a sweep: name its runs, as in runs/NAME-*")
+    return found
+
+
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="folders of finished runs, or their report.h5")],
@@ -243,22 +263,10 @@ def compare(
     Example: scasml compare runs/published_table-* --published jobs/published_table.csv --out figures
     """
     from pipeline import comparison
-    from pipeline.report_files import read_summary
     from pipeline.resources import check_writable
     from pipeline.tables import table
 
-    found = []
-    for path in runs:
-        if (path / "table.json").exists():
-            # The table of a sweep, which a pattern such as runs/name-* names beside the runs.
-            continue
-        if path.is_dir() and not (path / "report.h5").exists():
-            raise InputError(
-                f"'{path}' is not the folder of a finished run (no report.h5): finish it with `scasml run`, or name another"
-            )
-        found.append((path.resolve().name if path.is_dir() else path.resolve().parent.name, read_summary(path)))
-    if not found:
-        raise InputError(f"'{runs[0]}' is the table of a sweep: name its runs, as in runs/NAME-*")
+    found = [(name, summary) for name, _, summary in _finished(runs)]
     console.print(table(found, console.width))
     summaries = [summary for _, summary in found]
     paired = comparison.pairs(summaries, comparison.published(published)) if published is not None else []
@@ -283,6 +291,39 @@ def compare(
     if out is not None:
         check_writable(out, "--out")
         for file in comparison.save(out, summaries, paired):
+            console.print(str(file), markup=False, soft_wrap=True)
+
+
+@app.command()
+def scaling(
+    runs: Annotated[list[Path], typer.Argument(help="folders of finished runs, or their report.h5")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="also write scaling.json, scaling.png and a picture an equation to this folder")
+    ] = None,
+) -> None:
+    """Fit a scaling law, error = E + A/N^alpha + B/D^beta, to the trained surrogates of finished runs, and compare optimizers.
+
+    \b
+    scasml run jobs/scaling_law_2d.yaml
+    scasml scaling runs/scaling_law_2d-* --out figures
+
+    N are parameters, D training samples. Runs are grouped by equation and optimizer; each group needs 4 sizes, 3 amounts of
+    data and 3 seeds a cell. The largest size is also held out and predicted.
+    """
+    from pipeline import scaling_report
+    from pipeline.resources import check_writable
+    from pipeline.scaling import contests, studies, trained
+
+    found = trained(_finished(runs))
+    if out is not None:
+        check_writable(out, "--out")
+    laws = studies(found)
+    versus = contests(laws)
+    console.print(scaling_report.table(laws))
+    for text in scaling_report.sentences(laws, versus):
+        console.print(text, markup=False, soft_wrap=True)
+    if out is not None:
+        for file in scaling_report.save(out, laws, versus):
             console.print(str(file), markup=False, soft_wrap=True)
 
 
