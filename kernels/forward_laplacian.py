@@ -92,18 +92,34 @@ class Streams:
         return _dense(_product(self.activate(a), difference, self.extra).add_(base), *layer)
 
 
+WIDE = 256
+"""Width from which a layer under autograd keeps its pre-activations alone: narrower ones leave memory to spare, and are as
+fast with autograd's own backward."""
+
+
 def activated_layer(
     streams: StreamTensor, layer: Layer | None, extra: int, phi: Activation
 ) -> tuple[Product, Float[Tensor, "paths width"]]:
     """The streams of W phi(a) + b, or of phi(a) without a layer, and phi'(a).
 
-    Outside autograd the given streams are overwritten. Under it they and the weight are kept, and nothing else.
+    Outside autograd the given streams are overwritten. Under it they and the weight are kept, and nothing else where they are
+    ``WIDE``.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and streams.shape[-1] >= WIDE:
         return _Layer.apply(streams, *(layer or (None, None)), extra, phi)
-    known = _Known.of(streams, extra, phi)
-    _bent(streams.mul_(known.slope[:, None]), known)
-    return (streams if layer is None else _dense(streams, *layer)), known.slope
+    if torch.is_grad_enabled():
+        # Autograd adds up gradients in the order of these lines, on which the last bits of trainings depend.
+        a = streams[:, 0]
+        y = phi.value(a)
+        slope = phi.slope(a, y)
+        squares = streams[:, 2 + extra :].square().sum(1)
+        second = torch.addcmul(slope * streams[:, 1], phi.curvature(a, y, slope), squares)
+        streams = torch.cat((y[:, None], second[:, None], streams[:, 2:] * slope[:, None]), dim=1)
+    else:
+        known = _Known.of(streams, extra, phi)
+        slope = known.slope
+        _bent(streams.mul_(slope[:, None]), known)
+    return (streams if layer is None else _dense(streams, *layer)), slope
 
 
 @dataclass(frozen=True)

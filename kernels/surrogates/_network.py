@@ -194,7 +194,7 @@ class Network(nn.Module):
         p_h = p.dt / h_t
         if directions is None:
             tangents = torch.addcmul(w_x, p.gradient[:, :, None], w_p)
-            along_h = torch.addcmul(slopes @ w_h, p_h[:, None], w_p)
+            along_h = torch.addcmul(w_h if self.clocks == 1 else slopes @ w_h, p_h[:, None], w_p)
             out = self.core.laplacian(layers, torch.cat((*head, along_h[:, None], tangents), dim=1), extra=1)
             n_h, grad_n = out[:, 2], out[:, 3:]
         else:

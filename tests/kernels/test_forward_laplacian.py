@@ -8,9 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels import forward_laplacian
 from kernels.activations import ACTIVATIONS, Activation
 from kernels.forward_laplacian import Streams, activated_layer
 from kernels.streams import Stream
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_laplacian, "WIDE", 1)
 
 
 def streams(paths: int = 3, count: int = 5, width: int = 4, address: int = 0) -> Tensor:
@@ -51,6 +57,16 @@ def test_gradients_of_a_layer_are_those_of_plain_autograd_to_rounding(name: str,
         torch.testing.assert_close(mine, their, rtol=1e-12, atol=1e-13)
     wrong = Activation(phi.value, phi.slope, phi.curvature, lambda *known: 1.01 * phi.third(*known))
     assert not gradients(activated_layer, wrong, extra, of_slope=of_slope)[1].allclose(theirs[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_narrow_layers_keep_more_and_have_the_same_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, least = gradients(activated_layer, ACTIVATIONS[name], 1, of_slope=True), kept(activated_layer)
+    monkeypatch.setattr(forward_laplacian, "WIDE", 5)
+    for narrow, ours in zip(gradients(activated_layer, ACTIVATIONS[name], 1, of_slope=True), wide, strict=True):
+        torch.testing.assert_close(narrow, ours, rtol=1e-12, atol=1e-13)
+    monkeypatch.setattr(forward_laplacian, "WIDE", 33)
+    assert kept(activated_layer) > 2 * least
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
