@@ -207,7 +207,8 @@ class SemilinearPDE:
     that difference is q |zeta|^2 / 2, and ``pieces`` are the
     affine functions p y + q sum_i z_i + c, as triples (p, q, c), whose maximum (convex) or minimum
     (concave) f is. ``zero_terminal`` says that g = 0 identically, as for the defect of a surrogate
-    with g built in. ``local`` replaces ``driver`` where the driver is itself expensive, as a defect's
+    with g built in, ``kinked`` that g has kinks (max, min, |.|), where a surrogate built on g itself has a Laplacian that no
+    point sees. ``local`` replaces ``driver`` where the driver is itself expensive, as a defect's
     is, and ``known`` is the part of the solution that a defect is formed from; a problem written by
     hand leaves both out.
     """
@@ -227,6 +228,7 @@ class SemilinearPDE:
     profile_jet: ProfileJet | None = None
     hessian_form: HessianForm | None = None
     zero_terminal: bool = False
+    kinked: bool = False
     curvature: Literal["concave", "convex"] | None = None
     z_curvature: float | None = None
     quadratic: float | None = None
@@ -240,6 +242,11 @@ class SemilinearPDE:
         require_dim(self.dim)
         if not (math.isfinite(self.horizon) and self.horizon > 0.0):
             raise ValueError(f"horizon = {self.horizon}: a problem needs a finite time T > 0")
+
+    @property
+    def keeps_kinks(self) -> bool:
+        """Whether a surrogate that is built on this problem's profile has the kinks of g at all times."""
+        return self.kinked and self.profile is None
 
     def at(self, t: Paths, x: Vectors, stream: Stream, *, with_source: bool) -> LocalDriver:
         """The driver at a batch of points."""

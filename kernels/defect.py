@@ -78,6 +78,7 @@ def defect(problem: SemilinearPDE, surrogate: Surrogate, *, probes: int | None =
         profile_jet=None,
         hessian_form=None,
         zero_terminal=surrogate.meets_terminal,
+        kinked=problem.kinked and not surrogate.meets_terminal,
         solution=None,
         reference=None,
         local=local,

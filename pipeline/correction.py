@@ -108,6 +108,17 @@ def check_paths(job: Job, method: Method) -> None:
         )
 
 
+def check_kinks(job: Job, surrogate: Surrogate) -> None:
+    """Refuse a correction by the surrogate's residual where kinks of g are in it that no path sees: it would be biased."""
+    named, gradient = job.model.correction.estimator.name, job.model.correction.gradient
+    if job.problem.keeps_kinks and surrogate.meets_terminal and (gradient or named != "telescoped"):
+        key = "correction.gradient = true" if gradient else f"correction.estimator = '{named}'"
+        raise InputError(
+            f"{key}: it takes second derivatives of a surrogate that is built on the terminal condition of '{job.problem.name}', "
+            "whose kinks they miss: give the problem a profile that is smooth before T, or use estimator: telescoped without gradient"
+        )
+
+
 def base_and_gradient(surrogate: Surrogate, t: Tensor, x: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The surrogate and its gradient at the points, (points,) and (points, dim), in float64 throughout.
 

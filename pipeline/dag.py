@@ -20,7 +20,7 @@ from torch import nn
 
 from pipeline import training
 from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, slurm_hosts, until_answers, until_joined
-from pipeline.correction import check_paths
+from pipeline.correction import check_kinks, check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method, memory_needed
 from pipeline.files import release
@@ -59,6 +59,7 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
             check_search(job, job.optimizer(surrogate.parameters(), n), objectives[n], n)
         if not (on_ray and job.model.training.workers > 1):
             check_precision(training.named_precisions(job), torch.device("cpu"))
+    check_kinks(job, surrogate)
     points = count(job)
     if here:
         check_resources(job, memory_needed(job, on_ray=on_ray), on_ray=on_ray)

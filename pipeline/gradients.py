@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 from torch import Tensor, nn
 
+from kernels.objectives._weighting import Weighting
 from pipeline.team import Team
 
 
@@ -19,17 +20,19 @@ def loss_and_gradient(
     of: int,
     parts: int,
     team: Team,
+    weighting: Weighting | None = None,
 ) -> float:
     """The loss of the global batch, whose gradient the parameters then hold in place of what they held.
 
     ``draw(n, count)`` gives the samples of part n of ``count`` equal ones; shard s is its parts
     s parts .. (s + 1) parts - 1. Each is the mean over its samples, and all have equally many, so that
     the mean over parts is that over the batch. A shard's own sum is formed before it joins the
-    others: the bits are those of one process a shard.
+    others: the bits are those of one process a shard. So is that of what the loss's ``weighting``
+    saw, if it has one.
     """
     for parameter in parameters:
         parameter.grad = None
-    total = 0.0
+    total, seen = 0.0, []
     for shard in shards:
         before = [parameter.grad for parameter in parameters]
         for parameter in parameters:
@@ -45,4 +48,8 @@ def loss_and_gradient(
             if others is not None:
                 parameter.grad = others if parameter.grad is None else others.add_(parameter.grad)
         total += float(sum(losses[1:], losses[0]))
+        if weighting is not None:
+            seen.append(weighting.take())
+    if weighting is not None:
+        weighting.seen = team.sum(sum(seen[1:], seen[0]))
     return team.add(parameters, total)

@@ -57,14 +57,15 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warm + 1) / (steps - warm + 1)))
 
 
-def sample(objective: Any, job: Job, batch: int, step: int, shard: int, shards: int) -> tuple[Tensor, ...]:
+def sample(objective: Any, job: Job, batch: int, progress: float, step: int, shard: int, shards: int) -> tuple[Tensor, ...]:
     """One worker's part of the global batch: whole blocks, each with a stream of its own.
 
     A block's stream is addressed (seed, training, step, block of the global batch), never by worker.
+    ``progress`` is the share of the phase's steps that is done.
     """
     blocks = batch // SAMPLE_BLOCK
     mine = range(shard * blocks // shards, (shard + 1) * blocks // shards)
-    parts = [objective.sample(SAMPLE_BLOCK, Stream(job.model.seed, Purpose.TRAINING, step, b)) for b in mine]
+    parts = [objective.sample(SAMPLE_BLOCK, Stream(job.model.seed, Purpose.TRAINING, step, b), progress) for b in mine]
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
@@ -109,20 +110,33 @@ def train(
         done, first = max(0, start - first), first + phase.steps
         if done >= phase.steps:
             continue
-        objective, optimizer = job.objective(surrogate, number), job.optimizer(parameters, number)
+        objective, optimizer = job.objective(surrogate, number).to(device), job.optimizer(parameters, number)
+        weighting = getattr(objective, "weighting", None)
         peaks = [group["lr"] for group in optimizer.param_groups]
         resumed = checkpoint if done else None
         average = phase.average and Average(parameters, phase.average, resumed.average if resumed else ())
         if resumed is not None:
             optimizer.load_state_dict(resumed.optimizer)
+            if weighting is not None:
+                weighting.load_state_dict(resumed.objective)
         loss_module = team.wrap(objective)
         for within in range(done, phase.steps):
             step = first - phase.steps + within
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * schedule(within, phase.steps)
-            draw = cache(partial(sample, objective, job, phase.batch, step))
+            draw = cache(partial(sample, objective, job, phase.batch, within / phase.steps, step))
             evaluate = matrix_products(phase.precision, within, phase.steps)(
-                partial(loss_and_gradient, loss_module, parameters, draw, shards=shards, of=of, parts=phase.accumulate, team=team)
+                partial(
+                    loss_and_gradient,
+                    loss_module,
+                    parameters,
+                    draw,
+                    shards=shards,
+                    of=of,
+                    parts=phase.accumulate,
+                    team=team,
+                    weighting=weighting,
+                )
             )
             total = evaluate()
             if not math.isfinite(total):
@@ -135,6 +149,8 @@ def train(
             else:
                 optimizer.step()
             losses.append(total)
+            if weighting is not None:
+                weighting.adapt()
             ended = within + 1 == phase.steps
             if average:
                 average.add(within + 1)
@@ -153,6 +169,7 @@ def train(
                     parameters=module.state_dict(),
                     optimizer={} if ended else optimizer.state_dict(),
                     average=average.values if average and not ended else (),
+                    objective=weighting.state_dict() if weighting is not None and not ended else {},
                     losses=np.asarray(losses),
                     seconds=before + now - began,
                     core_seconds=core_before + (now - began) * of / len(shards),
@@ -300,7 +317,8 @@ def working_memory(job: Job, surrogate: nn.Module) -> float:
     rows = 0.0
     for phase, part in zip(training.phases, (resolved, resolved.get("then")), strict=False):
         options = part["objective"]
-        streams = job.problem.dim + 3 if options["name"] == "residual" else options.get("steps", 0) + 1
+        jets = job.problem.dim + 3 if options.get("probes") is None else options["probes"] + 6
+        streams = jets if options["name"] == "residual" else options.get("steps", 0) + 1
         rows = max(rows, phase.batch / max(1, training.workers) / phase.accumulate * streams)
     averaged = 4.0 * sum(p.numel() for p in surrogate.parameters()) if any(p.average for p in training.phases) else 0.0
     return averaged + 8.0 * 4.0 * rows * max(p.shape[0] for p in matrices) * len(matrices)

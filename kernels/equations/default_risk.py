@@ -60,6 +60,7 @@ def default_risk(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         law=law,
         driver=driver,
         terminal=terminal,
+        kinked=True,
         profile=profile,
         hessian_form=hessian_form,
         sample_points=along_paths(dim, horizon, law, START),

@@ -73,6 +73,7 @@ def different_rates(dim: int, *, horizon: float = HORIZON) -> SemilinearPDE:
         law=law,
         driver=driver,
         terminal=terminal,
+        kinked=True,
         profile=profile,
         hessian_form=hessian_form,
         curvature="convex",

@@ -7,7 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kernels.contracts import NORMAL_FLOP, SemilinearPDE, Surrogate
+from kernels.objectives._curriculum import Curriculum
 from kernels.objectives._drift import Drift
+from kernels.objectives._weighting import Name, Weighting, mean_square, weighting_of
 from kernels.streams import Stream
 
 
@@ -27,14 +29,29 @@ class PathLoss(nn.Module):
     cancel in it, and with them a noise that grows with f_z.
     """
 
-    def __init__(self, problem: SemilinearPDE, surrogate: Surrogate, steps: int, drift: float) -> None:
+    def __init__(
+        self,
+        problem: SemilinearPDE,
+        surrogate: Surrogate,
+        steps: int,
+        drift: float,
+        weighting: Weighting | None = None,
+        curriculum: float | None = None,
+    ) -> None:
         super().__init__()
         self.problem, self.surrogate, self.steps, self.drift = problem, surrogate, steps, Drift(problem, surrogate, drift)
+        self.weighting, self.curriculum = weighting, Curriculum(problem.horizon, curriculum)
 
-    def sample(self, paths: int, stream: Stream) -> tuple[Tensor, ...]:
-        """Starts (paths,) and (paths, dim), standard normals (paths, steps, dim), and where some drift, which (paths,)."""
+    def sample(self, paths: int, stream: Stream, progress: float = 1.0) -> tuple[Tensor, ...]:
+        """Starts (paths,) and (paths, dim), standard normals (paths, steps, dim), and where some drift, which (paths,).
+
+        ``progress`` is the share of the steps that is done.
+        """
         problem = self.problem
         t, x = problem.sample_points(paths, stream)
+        if self.curriculum.share is not None:
+            wait = self.curriculum.wait(t, progress)
+            t, x = t + wait, problem.law.travel(t, x, wait, stream)[0]
         normals = torch.stack([stream.normal(*x.shape) for _ in range(self.steps)], 1)
         if self.drift.share == 0.0:
             return t, x, normals
@@ -63,14 +80,14 @@ class PathLoss(nn.Module):
             shifts.append(shift)
         return torch.stack(times, 1), torch.stack(positions, 1), torch.stack(increments, 1), torch.stack(shifts, 1)
 
-    def residuals(
+    def _missed(
         self,
         t: Float[Tensor, " paths"],
         x: Float[Tensor, "paths dim"],
         normals: Float[Tensor, "paths steps dim"],
         moving: Tensor | None = None,
-    ) -> Float[Tensor, " rows"]:
-        """What the surrogate misses at each time of each path, (paths x steps,): the loss is their mean square."""
+    ) -> tuple[Float[Tensor, "paths steps"], Float[Tensor, "paths steps"]]:
+        """Times s_k < T, and what the surrogate misses there."""
         problem = self.problem
         rows = torch.empty(0, dtype=torch.long, device=t.device) if moving is None else torch.nonzero(moving)[:, 0]
         times, positions, increments, shifts = self.paths(t, x, normals, rows)
@@ -89,10 +106,19 @@ class PathLoss(nn.Module):
         gain = mean * times.diff(dim=1) - martingale
         to_go = gain.flip(1).cumsum(1).flip(1)
         target = problem.terminal(positions[:, -1])[:, None] + to_go
-        return (value.reshape(times.shape)[:, :-1] - target).flatten()
+        return times[:, :-1], value.reshape(times.shape)[:, :-1] - target
+
+    def residuals(self, *batch: Tensor) -> Float[Tensor, " rows"]:
+        """What the surrogate misses at each time of each path, (paths x steps,), times the root of its weight.
+
+        The loss is their mean square.
+        """
+        times, missed = self._missed(*batch)
+        return (missed if self.weighting is None else missed * self.weighting.roots(times)).flatten()
 
     def forward(self, *batch: Tensor) -> Float[Tensor, ""]:
-        return self.residuals(*batch).square().mean()
+        times, missed = self._missed(*batch)
+        return mean_square(self.weighting, times, missed.square())
 
     def flop(self, paths: int) -> float:
         """Model FLOP of loss and gradient: three sweeps of value and gradient, one more for the drift, and the normals."""
@@ -102,12 +128,34 @@ class PathLoss(nn.Module):
         return 3.0 * rows * (first_order + driver) + moved * (first_order + 4.0 * driver) + rows * NORMAL_FLOP * self.problem.dim
 
 
-def path(problem: SemilinearPDE, surrogate: Surrogate, *, steps: int = 8, drift: float = 0.0) -> PathLoss:
+def path(
+    problem: SemilinearPDE,
+    surrogate: Surrogate,
+    *,
+    steps: int = 8,
+    drift: float = 0.0,
+    weighting: Name | None = None,
+    bins: int | None = None,
+    tolerance: float | None = None,
+    rate: float | None = None,
+    curriculum: float | None = None,
+) -> PathLoss:
     """Martingale loss over paths of ``steps`` steps graded towards T.
 
     :param steps: time steps of a path, at least 1
     :param drift: share of the paths, rounded up, that follow the linearised drift, half of them from the reference point
+    :param weighting: of bins of time by their losses: causal, rba (residual-based attention), self_adaptive (SA-PINN), or null
+    :param bins: bins of time of a weighting, at least 2; null stands for 16
+    :param tolerance: of the causal weighting, in units of one over the loss, > 0; null stands for 1
+    :param rate: of rba and self_adaptive, how fast their weights move, > 0; null stands for 0.01
+    :param curriculum: share of the steps over which the times reach back from near T to 0; null draws in all from the start
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: a path needs at least one time step")
-    return PathLoss(problem, surrogate, steps, drift)
+    if curriculum is not None and drift > 0.0:
+        raise ValueError(
+            f"curriculum = {curriculum} with drift = {drift}: drifting paths begin at the reference point at t = 0, not near T; "
+            "use one of the two, or the residual objective"
+        )
+    weights = weighting_of(weighting, problem.horizon, bins=bins, tolerance=tolerance, rate=rate)
+    return PathLoss(problem, surrogate, steps, drift, weights, curriculum)

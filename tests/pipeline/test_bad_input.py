@@ -49,6 +49,12 @@ BY_KEY: list[tuple[dict[str, Any], list[str]]] = [
     ({"training.steps": True}, [f"training.steps = True: {WHOLE}"]),
     ({"training.steps": 10**400}, ["training.steps = 1000", WHOLE]),
     ({"training.batch": 100}, ["training.batch = 100", "multiple of 32", "for example batch: 96"]),
+    ({"training.accumulate": 0}, [f"training.accumulate = 0: {WHOLE}, for example accumulate: 4"]),
+    ({"training.average": 1.0}, ["training.average = 1.0: should be a number between 0 and 1, or null"]),
+    ({"training.precision": "tf23"}, ["training.precision = 'tf23': should be float32 or tf32", "did you mean 'tf32'?"]),
+    ({"training.precision": "tf32"}, ["training.precision = 'tf32'", "a cpu device without TF32", "precision: float32"]),
+    ({"training.objective": {"name": "residual", "weighting": "casual"}}, ["weighting = 'casual'", "Did you mean 'causal'?"]),
+    ({"training.objective": {"name": "residual", "bins": 8}}, ["training.objective: bins = 8", "weighting = null"]),
     ({"training.checkpoint_every": float("inf")}, ["training.checkpoint_every = inf: should be a number > 0"]),
     ({"training.then": 3}, ["training.then = 3: should be a mapping", "then: {objective: residual"]),
     ({"training.then": {"batch": 100}}, ["training.then.batch = 100", "multiple of 32"]),
@@ -233,6 +239,41 @@ def test_a_users_file_that_is_right_is_accepted(scasml: Callable[..., Any], job_
         (job_file.parent / "pde.py").write_text(source)
         write(job_file, {"problem": {"file": "pde.py", "name": "mine", "dim": 3}})
         assert scasml("check", job_file).status == 0
+
+
+def kinked(profile: str) -> str:
+    """The user's problem with g = max x, and what they know of it before T."""
+    return PDE.format(body="pass").replace("x.sum(-1),", f"x.amax(-1), kinked=True, {profile}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"training.objective": "residual", "correction.estimator": "telescoped"}, ["training.objective: ", "'mine' has kinks"]),
+        (
+            {"training.objective": "path", "correction.estimator": "linearised"},
+            ["correction.estimator = 'linearised': ", "'mine', whose kinks", "a profile", "estimator: telescoped"],
+        ),
+        (
+            {"training.objective": "path", "correction.estimator": "telescoped", "correction.gradient": True},
+            ["correction.gradient = true: ", "without gradient"],
+        ),
+    ],
+)
+def test_kinks_of_a_users_terminal_condition_are_refused_where_they_would_be_missed(
+    changes: dict[str, Any], named: list[str], scasml: Callable[..., Any], job_file: Path
+) -> None:
+    (job_file.parent / "pde.py").write_text(kinked(""))
+    write(job_file, {"problem": {"file": "pde.py", "name": "mine", "dim": 3}, **changes})
+    refused(scasml, job_file, named)
+    (job_file.parent / "pde.py").write_text(kinked("profile=lambda t, x: torch.where(t < 1.0, x.mean(-1), x.amax(-1)),"))
+    assert scasml("check", job_file).status == 0
+
+
+def test_kinks_are_served_by_a_path_objective_and_a_telescoped_estimator(scasml: Callable[..., Any], job_file: Path) -> None:
+    (job_file.parent / "pde.py").write_text(kinked(""))
+    write(job_file, {"problem": {"file": "pde.py", "name": "mine", "dim": 3}, "correction.estimator": "telescoped"})
+    assert scasml("check", job_file).status == 0
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from pipeline.training import one_thread, train, train_here
 from conftest import TINY  # isort: skip
 
 ADAM = {"training.optimizer": "adam"}
+LEARNING: dict[str, Any] = {"name": "residual", "probes": 2, "weighting": "rba", "rate": 0.3, "bins": 4, "curriculum": 0.5}
+"""An objective with a memory of its own, random directions, and times that depend on the step."""
 
 
 class Recording(Solo):
@@ -66,17 +68,19 @@ def test_a_phase_ends_with_the_weighted_mean_of_its_parameters_and_the_next_begi
 
 
 @pytest.mark.parametrize("at", [39, 40, 51])
-def test_a_stopped_average_goes_on_to_the_undisturbed_bits(
+def test_a_stopped_average_and_what_an_objective_has_learned_go_on_to_the_undisturbed_bits(
     at: int, job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "SAVES_APART", 0.0)
-    averaged = {"training.average": 0.9, "training.then": {**THEN, "average": 0.5}}
+    causal = {"name": "path", "weighting": "causal", "tolerance": 30.0, "curriculum": 0.9}
+    then = {**THEN, "objective": LEARNING, "average": 0.5}
+    averaged = {"training.average": 0.9, "training.objective": causal, "training.then": then}
     job, saving = load_job(job_file, averaged), load_job(job_file, averaged | {"training.checkpoint_every": 1e-9})
     calm = trained(folder_for(job, tmp_path / "calm"), job)
     hit = folder_for(job, tmp_path / "hit")
     with pytest.raises(InterruptedError):
         trained(hit, saving, Stopping(at))
-    assert bool(result(hit).average) is (at != 40)
+    assert bool(result(hit).average) is bool(result(hit).objective) is (at != 40)
     trained(hit, job)
     assert parameters(hit).equal(parameters(calm))
 
@@ -119,9 +123,11 @@ def test_a_batch_taken_in_parts_trains_the_parameters_of_one_piece(job_file: Pat
 
 
 @pytest.mark.parametrize("kind", ["Together", "Overlapped"])
-def test_parts_of_workers_in_processes_give_the_bits_of_one_process(kind: str, job_file: Path, tmp_path: Path) -> None:
+def test_parts_of_workers_in_processes_and_weights_they_learn_give_the_bits_of_one_process(
+    kind: str, job_file: Path, tmp_path: Path
+) -> None:
     split = {"training.workers": 2, "training.accumulate": 2, "training.batch": 128, "training.steps": 20}
-    job = load_job(job_file, split)
+    job = load_job(job_file, split | {"training.objective": LEARNING})
     alone, together = folder_for(job, tmp_path / "alone"), folder_for(job, tmp_path / "together")
     train_here(alone, job)
     in_processes(together, 2, kind)
