@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from kernels.contracts import Batch, Searching
+from kernels.streams import Purpose, Stream
 from pipeline.errors import InputError
 from pipeline.job import PHASES, Job
 
@@ -44,7 +45,7 @@ def batch_of(
     return Batch(loss=loss, evaluate=evaluate, parts=parts, residuals=residuals)
 
 
-def check_search(job: Job, optimizer: object, objective: object, phase: int) -> None:
+def check_search(job: Job, optimizer: object, objective: Any, phase: int) -> None:
     """InputError where the optimizer of a phase takes residuals and finds none, or those of several workers."""
     if not isinstance(optimizer, Searching) or optimizer.needs != "residuals":
         return
@@ -55,8 +56,10 @@ def check_search(job: Job, optimizer: object, objective: object, phase: int) -> 
             f"training.workers = {training.workers}: {named} solves with the Jacobian of the whole batch, "
             "which workers do not share; use workers: 1, or another optimizer"
         )
-    if not hasattr(objective, "residuals"):
+    try:
+        objective.residuals(*objective.sample(1, Stream(0, Purpose.PILOT)))
+    except (AttributeError, ValueError) as error:
         raise InputError(
             f"{named}: it needs a loss that is a mean of squared residuals, and {where}.objective = "
-            f"'{training.phases[phase].objective.name}' is none; use objective: path or residual, or another optimizer"
-        )
+            f"'{training.phases[phase].objective.name}' has none ({error}); use another objective, or another optimizer"
+        ) from error

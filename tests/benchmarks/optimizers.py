@@ -1,7 +1,7 @@
 """Every optimizer of the room on the same problems, from the same parameters, for equal steps and for equal model FLOP.
 
-    python tests/benchmarks/optimizers.py [--steps 100] [--batch 64] [--dim 20] [--width 32] [--depth 3] [--seed 0] [--only NAME ...]
-    python tests/benchmarks/optimizers.py --transfer [--steps 100] [--widths 16 32 64 128] [--seeds 3]
+    python tests/benchmarks/optimizers.py [--steps 40] [--batch 64] [--dim 20] [--width 32] [--depth 3] [--seed 0] [--only NAME ...]
+    python tests/benchmarks/optimizers.py --transfer [--steps 40] [--widths 16 32 64 128] [--seeds 3]
 
 Errors are relative L2 against the exact solution at points never trained on, losses those of a batch kept aside; the learning
 rate is the best, by that loss, of a third, once and three times the default, but for line searches, whose rate is a first
@@ -207,7 +207,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (
-        ("steps", 100),
+        ("steps", 40),
         ("batch", 64),
         ("dim", 20),
         ("width", 32),

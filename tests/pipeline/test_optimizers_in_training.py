@@ -62,10 +62,14 @@ def test_two_processes_search_a_line_to_the_bits_of_one(job_file: Path, tmp_path
             {"training.then": {"optimizer": "ssbroyden", "steps": 9}, "surrogate": {"name": "mlp", "width": 128}},
             ["training.then.optimizer: ", "parameters: the dense inverse Hessian", "at most 20000", "or use lbfgs"],
         ),
+        (
+            {"training": {"optimizer": "spring", "objective": {"name": "residual", "probes": 2}, "steps": 9}},
+            ["training.optimizer = 'spring'", "probes = 2: the loss is a product", "another optimizer"],
+        ),
         ({"training.optimizer": {"name": "muon", "momentum": 1.5}}, ["training.optimizer: momentum = 1.5", "[0, 1)"]),
         ({"training.optimizer": {"name": "steepest_descent", "norm": "sgn"}}, ["norm = 'sgn'", "Did you mean 'sign'?"]),
     ],
-    ids=["spring", "ssbroyden", "muon", "norm"],
+    ids=["spring", "ssbroyden", "probes", "muon", "norm"],
 )
 def test_an_optimizer_that_cannot_train_the_job_is_refused_before_it_starts(
     changes: dict[str, Any], named: list[str], scasml: Callable[..., Any], job_file: Path
@@ -79,5 +83,7 @@ def test_an_objective_without_residuals_is_refused_by_name(job_file: Path) -> No
     surrogate: Any = job.surrogate()
     optimizer = job.optimizer(list(surrogate.parameters()))
     check_search(job, optimizer, job.objective(surrogate), 0)
-    with pytest.raises(InputError, match=r"training\.optimizer = 'spring'.*objective = 'residual' is none; use objective"):
+    with pytest.raises(
+        InputError, match=r"training\.optimizer = 'spring'.*objective = 'residual' has none \(.*use another objective"
+    ):
         check_search(job, optimizer, object(), 0)
