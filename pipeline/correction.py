@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +34,18 @@ BOUND_SHARE = 0.25
 """FLOP of each of the two bounds, over the correction's."""
 
 
+def _owner(job: Job, surrogate: Surrogate, *what: Any) -> str:
+    """Whose chunks they are: the correction's, of these very parameters, whose last bits no hash of a job can know."""
+    assert isinstance(surrogate, nn.Module)
+    content = hashlib.sha256()
+    for part in surrogate.state_dict().values():
+        content.update(part.cpu().numpy().tobytes())
+    return digest([job.correction_hash, content.hexdigest(), *what])
+
+
 def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate) -> Method:
     """The chosen estimator on the defect of the surrogate; its budget counts draws."""
-    owner = digest([job.correction_hash, chosen.estimator, chosen.laplacian, chosen.pairs, chosen.printed])
+    owner = _owner(job, surrogate, chosen.estimator, chosen.laplacian, chosen.pairs, chosen.printed)
     problem = chosen.problem(job, surrogate)
     return Method("scasml", Purpose.CORRECTION, chosen.build(), problem, owner, points, bounded="paths", coupled=chosen.coupled)
 
@@ -53,7 +64,7 @@ def bound_methods(job: Job, surrogate: Surrogate, points: int) -> list[Method]:
             continue
         if side not in found:
             purpose = Purpose.UPPER_BOUND if side == "upper" else Purpose.LOWER_BOUND
-            owner = digest(["bound", make.__name__, job.correction_hash])
+            owner = _owner(job, surrogate, "bound", make.__name__)
             found[side] = Method(f"{side}-{make.__name__}", purpose, bound, problem, owner, points)
     return list(found.values())
 
@@ -84,7 +95,7 @@ class Gradient:
 
 def gradient_method(job: Job, surrogate: Surrogate, points: int) -> Method:
     """The gradient of the surrogate's error."""
-    estimator, owner = Gradient(bismut_elworthy_li()), digest(["gradient", job.correction_hash])
+    estimator, owner = Gradient(bismut_elworthy_li()), _owner(job, surrogate, "gradient")
     return Method("gradient", Purpose.GRADIENT, estimator, job.defect(surrogate), owner, points, axes=(job.problem.dim,))
 
 

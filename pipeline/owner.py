@@ -45,7 +45,8 @@ def explained(theirs: Mapping[str, Any], ours: Mapping[str, Any], parts: tuple[s
         what = "; ".join(found[:3])
     else:
         files = [name for name, place in _files(ours, parts) if place]
-        what = f"{' or '.join(files)} has changed" if files else "it was made by another release of this program"
+        otherwise = "it was made with other parameters of the surrogate, or by another release of this program"
+        what = f"{' or '.join(files)} has changed" if files else otherwise
     return f"it belongs to job '{theirs.get('name')}', this one is '{ours.get('name')}': {what}"
 
 

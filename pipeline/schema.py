@@ -94,7 +94,7 @@ class _Steps(Record):
     objective: Annotated[Choice, _choice("path")] = Choice(name=DEFAULTS["objective"])
     """The loss: `path` (martingale loss, gradients only) or `residual` (PINN loss), with its options."""
     optimizer: Annotated[Choice, _choice("{name: soap, learning_rate: 3.0e-3}")] = Choice(name=DEFAULTS["optimizer"])
-    """How the parameters move: `soap` or `adam`, with options such as the learning rate at the peak of its schedule."""
+    """How the parameters move: `soap`, `adam`, `muon` and others of the catalogue, with options such as `learning_rate`, the peak of its schedule."""
     steps: Annotated[Count, Rule(WHOLE, "1500")] = 1500
     """Optimizer steps, each on a fresh batch."""
     batch: Annotated[Count, Rule(WHOLE, "256")] = 256

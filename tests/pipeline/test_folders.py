@@ -16,10 +16,12 @@ from test_bad_input import PDE, write
 
 import pipeline
 from pipeline import store
+from pipeline.correction import scasml_method
 from pipeline.errors import InputError
 from pipeline.files import LOCK, release
 from pipeline.folders import check_folder, is_run, prepare
 from pipeline.job import Job, RunFolder, load_job
+from pipeline.plan import Candidate
 
 from conftest import TINY  # isort: skip
 
@@ -124,6 +126,17 @@ def test_a_file_made_by_another_release_is_called_that(job_file: Path, tmp_path:
     store.save_points(tmp_path / "run" / "points.h5", torch.zeros(4), torch.zeros(4, 6), "older", job.resolved)
     with pytest.raises(InputError, match="another release"):
         check_folder(job, tmp_path / "run")
+
+
+def test_chunks_belong_to_the_last_bit_of_the_surrogates_parameters(job_file: Path) -> None:
+    """Trainings by other numbers of workers have one name and may differ in it."""
+    job = load_job(job_file)
+    ours, theirs = job.surrogate(), job.surrogate()
+    candidate = Candidate({"name": "linearised", "times": 2, "steps": 1}, 2, "none")
+    assert scasml_method(job, ours, 4, candidate).owner == scasml_method(job, theirs, 4, candidate).owner
+    last = list(theirs.parameters())[-1]
+    last.data.copy_(torch.nextafter(last, last + 1.0))
+    assert scasml_method(job, ours, 4, candidate).owner != scasml_method(job, theirs, 4, candidate).owner
 
 
 @pytest.mark.parametrize("content", ["name: mine\n", "- a\n", "", yaml.safe_dump(TINY)])
