@@ -360,6 +360,10 @@ class Searching(Protocol):
     needs: Literal["loss", "residuals"]
     """Of the batch. The Jacobian of residuals is that of one worker: it is not summed over several."""
 
+    def memory(self, rows: int) -> float:
+        """Bytes beside those of first-order optimizers, on a batch of so many residuals."""
+        ...
+
     def step(self, batch: Batch) -> object:
         """Move the parameters."""
         ...

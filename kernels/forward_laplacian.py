@@ -191,8 +191,9 @@ def _dense(streams: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _dense_gradient(grad: Tensor, streams: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``_dense`` by streams, weight and bias."""
-    flat = grad.flatten(0, 1)
-    return (flat @ weight).unflatten(0, streams.shape[:2]), flat.T @ streams.flatten(0, 1), grad[:, 0].sum(0)
+    # torch has no rule for flatten where gradients are taken in batches.
+    flat, rows = grad.reshape(-1, grad.shape[-1]), streams.reshape(-1, streams.shape[-1])
+    return (flat @ weight).reshape(streams.shape), flat.T @ rows, grad[:, 0].sum(0)
 
 
 class _Layer(torch.autograd.Function):

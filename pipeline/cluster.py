@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import EngineError, InputError, NotedSignals
-from pipeline.job import Job
+from pipeline.job import PHASES, Job
 from pipeline.progress import log
 
 PROBE_SECONDS = 5.0
@@ -79,6 +79,17 @@ def until_joined(ray: Any, signals: NotedSignals) -> None:
                 "the steps of its other nodes say why"
             )
         time.sleep(LOOK_SECONDS)
+
+
+def check_tf32(job: Job, gpus: float) -> None:
+    """InputError where a phase is to train in TF32 on a cluster without a GPU for every worker, before anything is written."""
+    workers = max(1, job.model.training.workers)
+    for key, phase in zip(PHASES, job.model.training.phases, strict=False):
+        if phase.precision == "tf32" and gpus < workers:
+            raise InputError(
+                f"{key}.precision = 'tf32': the Ray cluster has {gpus:.0f} GPUs for {workers} training workers. "
+                "Lower training.workers, or use precision: float32"
+            )
 
 
 def check_capacity(job: Job, nodes: list[float], *, spread: bool) -> int:

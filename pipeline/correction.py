@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kernels.bounds import hopf_cole, pathwise, policy
-from kernels.contracts import SemilinearPDE, Surrogate
+from kernels.contracts import Fitted, SemilinearPDE, Surrogate
 from kernels.gradients import GradientEstimator, bismut_elworthy_li, gradient_draws
 from kernels.streams import Purpose, Stream
 from pipeline import store
@@ -43,9 +43,9 @@ def _owner(job: Job, surrogate: Surrogate, *what: Any) -> str:
     return digest([job.correction_hash, content.hexdigest(), *what])
 
 
-def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate) -> Method:
-    """The chosen estimator on the defect of the surrogate; its budget counts draws."""
-    owner = _owner(job, surrogate, chosen.estimator, chosen.laplacian, chosen.pairs, chosen.printed)
+def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate, *, nameless: bool = False) -> Method:
+    """The chosen estimator on the defect of the surrogate; its budget counts draws. A ``nameless`` one is to own no chunks."""
+    owner = "" if nameless else _owner(job, surrogate, chosen.estimator, chosen.laplacian, chosen.pairs, chosen.printed)
     problem = chosen.problem(job, surrogate)
     return Method("scasml", Purpose.CORRECTION, chosen.build(), problem, owner, points, bounded="paths", coupled=chosen.coupled)
 
@@ -122,7 +122,14 @@ def check_paths(job: Job, method: Method) -> None:
 def check_kinks(job: Job, surrogate: Surrogate) -> None:
     """Refuse a correction by the surrogate's residual where kinks of g are in it that no path sees: it would be biased."""
     named, gradient = job.model.correction.estimator.name, job.model.correction.gradient
-    if job.problem.keeps_kinks and surrogate.meets_terminal and (gradient or named != "telescoped"):
+    if not (job.problem.keeps_kinks and surrogate.meets_terminal):
+        return
+    if isinstance(surrogate, Fitted):
+        raise InputError(
+            f"surrogate = '{job.model.surrogate.name}': it is fitted to second derivatives of the terminal condition of "
+            f"'{job.problem.name}', whose kinks they miss: give the problem a profile that is smooth before T, or use a network"
+        )
+    if gradient or named != "telescoped":
         key = "correction.gradient = true" if gradient else f"correction.estimator = '{named}'"
         raise InputError(
             f"{key}: it takes second derivatives of a surrogate that is built on the terminal condition of '{job.problem.name}', "

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pipeline import training
-from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, slurm_hosts, until_answers, until_joined
+from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, check_tf32, slurm_hosts, until_answers, until_joined
 from pipeline.correction import check_kinks, check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method, memory_needed
@@ -57,7 +57,7 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
     if isinstance(surrogate, nn.Module) and job.learns == "steps":
         for n in phases:
             check_search(job, job.optimizer(surrogate.parameters(), n), objectives[n], n)
-        if not (on_ray and job.model.training.workers > 1):
+        if not on_ray:
             check_precision(training.named_precisions(job), torch.device("cpu"))
     check_kinks(job, surrogate)
     points = count(job)
@@ -152,10 +152,15 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
     Each of more would hold a process that waits for cores. ``begin`` writes the jobs into their folders; it is called once the cluster is known to be large enough.
     """
     with NotedSignals() as signals, _ray(signals) as ray:
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+
+        def in_parallel(job: Job) -> bool:
+            """Whether Ray Train does it: for several workers, and for one where there are GPUs."""
+            return job.learns == "steps" and (job.model.training.workers > 1 or gpus > 0.0)
 
         def train(folder: RunFolder) -> str:
             job = folder.load()
-            train_stage(folder, job, train_on_ray if job.model.training.workers > 1 and job.learns == "steps" else train_here)
+            train_stage(folder, job, train_on_ray if in_parallel(job) else train_here)
             return "trained"
 
         def train_after(first: str, folder: RunFolder) -> str:
@@ -181,6 +186,8 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
         nodes = [resources.get("CPU", 0.0) for resources in alive]
         named = all(any(key.startswith(SLURM_NODE) for key in resources) for resources in alive)
         reserved = [check_capacity(job, nodes, spread=named) for job, _ in work]
+        for job, _ in work:
+            check_tf32(job, gpus)
         begin()
         tasks: list[Any] = []
 
@@ -190,7 +197,7 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
             for job, folder, ranks in alike:
                 log(folder.log, "run opened")
                 # Workers of Ray Train reserve their own cores; the task that waits for them holds none.
-                own = remote["train"].options(num_cpus=0 if job.model.training.workers > 1 else 1)
+                own = remote["train"].options(num_cpus=0 if in_parallel(job) else 1)
                 trained = own.remote(folder) if first is None else remote["train_after"].remote(first, folder)
                 first = first or trained
                 if named and job.model.correction.ranks > 1:
@@ -243,7 +250,7 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    workers = job.model.training.workers
+    workers = max(1, job.model.training.workers)
     storage = folder.path / RAY_STORAGE
     for attempt in range(MAX_FAILURES + 1):
         gpus = ray.cluster_resources().get("GPU", 0)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kernels import scaling_law
+from kernels.contracts import Searching
 from kernels.intervals import student_quantile, welch
 from kernels.scaling_law import Array, Index, ScalingLaw
 from kernels.streams import Purpose, Stream
@@ -32,8 +33,11 @@ ASKED = 0.25
 BUDGETS = 3
 """At which two optimizers are compared, from the smallest to the largest that both reach."""
 
-FREE = {"steps", "batch", "workers", "checkpoint_every", "optimizer", "then"}
+FREE = {"steps", "batch", "workers", "accumulate", "checkpoint_every", "optimizer", "then"}
 """Keys of a training in which the runs of one law may differ."""
+
+SIZES = {"width", "depth", "blocks"}
+"""Options of a surrogate in which they may."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,12 @@ def trained(found: Sequence[tuple[str, Path, Summary]]) -> list[Trained]:
         if key not in costs:
             job = job_from(dict(summary["job"]), folder)
             surrogate: Any = job.surrogate()
+            for n, phase in enumerate(job.model.training.phases):
+                if isinstance(job.optimizer(surrogate.parameters(), n), Searching):
+                    raise InputError(
+                        f"'{name}': the FLOP of '{phase.optimizer.name}', which takes a step's batch more than once, are not counted, "
+                        "so that it cannot be compared at equal FLOP; leave it out, or see tests/benchmarks/optimizers.py"
+                    )
             costs[key] = sum(p.numel() for p in surrogate.parameters()), training_flop(job, surrogate)
         phases = [training, *filter(None, [training.get("then")])]
         samples = total_samples(summary, "surrogate")
@@ -102,7 +112,7 @@ def trained(found: Sequence[tuple[str, Path, Summary]]) -> list[Trained]:
                 known=known,
                 kind=json.dumps(
                     [
-                        summary["job"]["surrogate"]["name"],
+                        {k: v for k, v in summary["job"]["surrogate"].items() if k not in SIZES},
                         *({k: v for k, v in phase.items() if k not in FREE} for phase in phases),
                     ]
                 ),

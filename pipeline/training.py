@@ -139,6 +139,7 @@ def train(
                 )
             )
             total = evaluate()
+            seen = None if weighting is None else weighting.seen
             if not math.isfinite(total):
                 raise InputError(
                     f"training: the loss is {total} at step {step + 1}: lower {PHASES[number]}.optimizer.learning_rate, "
@@ -150,6 +151,8 @@ def train(
                 optimizer.step()
             losses.append(total)
             if weighting is not None:
+                # Not to what the last trial of a search saw, taken or not.
+                weighting.seen = seen
                 weighting.adapt()
             ended = within + 1 == phase.steps
             if average:
@@ -314,11 +317,14 @@ def working_memory(job: Job, surrogate: nn.Module) -> float:
     if job.learns != "steps" or not matrices:
         return 0.0
     training, resolved = job.model.training, job.resolved["training"]
-    rows = 0.0
-    for phase, part in zip(training.phases, (resolved, resolved.get("then")), strict=False):
-        options = part["objective"]
+    rows, searching = 0.0, 0.0
+    for number, (phase, part) in enumerate(zip(training.phases, (resolved, resolved.get("then")), strict=False)):
+        options, optimizer = part["objective"], job.optimizer(surrogate.parameters(), number)
+        if isinstance(optimizer, Searching):
+            times = 1 if options["name"] == "residual" else options.get("steps", 1)
+            searching = max(searching, optimizer.memory(phase.batch * times))
         jets = job.problem.dim + 3 if options.get("probes") is None else options["probes"] + 6
         streams = jets if options["name"] == "residual" else options.get("steps", 0) + 1
         rows = max(rows, phase.batch / max(1, training.workers) / phase.accumulate * streams)
     averaged = 4.0 * sum(p.numel() for p in surrogate.parameters()) if any(p.average for p in training.phases) else 0.0
-    return averaged + 8.0 * 4.0 * rows * max(p.shape[0] for p in matrices) * len(matrices)
+    return averaged + searching + 8.0 * 4.0 * rows * sum(p.shape[0] for p in matrices)

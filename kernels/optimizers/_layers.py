@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 from torch.nn import Parameter
@@ -14,16 +15,20 @@ BIASES = "biases"
 def by_role(parameters: Iterable[Parameter], learning_rate: float, **rates: float) -> list[dict[str, Any]]:
     """Groups ``first``, ``hidden``, ``last`` and ``biases`` with learning_rate x rate, rate 1 where none is given.
 
-    Matrices are counted in the order of the parameters: the first, the last, and what lies between; a matrix that stands
-    alone is hidden. Tensors of fewer than two axes are biases. Raises ValueError unless every rate is > 0.
+    Matrices are taken in the order of the parameters. One whose rows the next does not read is the last of its network, and the
+    next the first of another, as of windows side by side; a matrix that stands alone is hidden. Tensors of fewer than two axes are biases. Raises ValueError unless every rate is > 0.
     """
     for name, rate in {"learning_rate": learning_rate, **rates}.items():
         if rate <= 0.0:
             raise ValueError(f"{name} = {rate}: should be > 0; to move little, take a small one")
     listed = list(parameters)
-    matrices = [p for p in listed if p.ndim >= 2]
-    ends = (matrices[:1], matrices[1:-1], matrices[-1:]) if len(matrices) > 1 else ([], matrices, [])
-    roles = dict(zip(("first", "hidden", "last"), ends, strict=True)) | {BIASES: [p for p in listed if p.ndim < 2]}
+    matrices, begins = [p for p in listed if p.ndim >= 2], True
+    roles: dict[str, list[Parameter]] = {"first": [], "hidden": [], "last": []}
+    for matrix, following in zip_longest(matrices, matrices[1:]):
+        ends = following is None or matrix.shape[0] % following.shape[-1] != 0
+        roles["hidden" if begins == ends else "first" if begins else "last"].append(matrix)
+        begins = ends
+    roles[BIASES] = [p for p in listed if p.ndim < 2]
     return [
         {"params": members, "role": role, "lr": learning_rate * rates.get(role, 1.0)}
         for role, members in roles.items()

@@ -17,6 +17,7 @@ EVALUATIONS = 5
 def lbfgs(parameters: Iterable[Parameter], *, learning_rate: float = 1.0, iterations: int = 4, history: int = 20) -> Optimizer:
     """L-BFGS of torch with a strong Wolfe line search (Nocedal and Wright, algorithm 7.5), on the fixed batch of each step.
 
+    torch keeps a pair only where s.y > 1e-10: of losses as small as that it learns no curvature; scale u up there.
     Curvature pairs are of one batch only: the pair across two batches, whose gradients differ by noise, is left out.
 
     :param learning_rate: first trial of a line search, peak of the schedule, > 0
@@ -44,6 +45,11 @@ class BatchLBFGS(LBFGS):
     """LBFGS whose history outlives a batch and whose differences do not."""
 
     needs: Literal["loss"] = "loss"
+
+    def memory(self, rows: int) -> float:
+        """Bytes of the history."""
+        (group,) = self.param_groups
+        return 8.0 * group["history_size"] * sum(p.numel() for p in group["params"])
 
     def step(self, batch: Batch) -> Any:  # type: ignore[override]
         """Iterate on the batch, whose gradient at the parameters is known."""

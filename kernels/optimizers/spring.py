@@ -39,6 +39,11 @@ class Spring(Optimizer):
 
     needs: Literal["residuals"] = "residuals"
 
+    def memory(self, rows: int) -> float:
+        """Bytes of the Jacobian, once in parts and once whole, and of the kernel with its factor."""
+        size = sum(p.numel() for group in self.param_groups for p in group["params"])
+        return 8.0 * rows * size + 16.0 * rows**2
+
     @torch.no_grad()
     def step(self, batch: Batch) -> None:  # type: ignore[override]
         """One step on the batch."""

@@ -18,6 +18,9 @@ from kernels.contracts import Batch
 MAX_PARAMETERS = 20_000
 """Of which the inverse Hessian takes 3.2 GB in double precision."""
 
+COPIES = 4
+"""Of it that an update and a checkpoint hold at once."""
+
 LONGEST = 1e3
 """Of a line search, in steps of learning rate 1."""
 
@@ -55,7 +58,7 @@ def updated(inverse: Tensor, s: Tensor, y: Tensor, forward: float) -> Tensor:
     H <- (H - H y y^T H / y.Hy + phi v v^T) / tau + s s^T / y.s, v = sqrt(y.Hy) (s / y.s - H y / y.Hy); phi and tau by
     equations 13 to 23 of arXiv 2405.04230.
 
-    :param forward: s.H^-1 s, known from the direction: -alpha s.g; at most 10 y.s after a strong Wolfe search with c2 = 0.9
+    :param forward: s.H^-1 s, known from the step: -s.g times its length along -H g; at most 10 y.s after a strong Wolfe search with c2 = 0.9
     """
     hy, ys = inverse @ y, float(y @ s)
     yhy = float(y @ hy)
@@ -77,6 +80,11 @@ class SSBroyden(Optimizer):
     """The shell; its state, the inverse Hessian, stands with the first parameter."""
 
     needs: Literal["loss"] = "loss"
+
+    def memory(self, rows: int) -> float:
+        """Bytes of the inverse Hessian and of the copies that an update and a checkpoint take."""
+        size = sum(p.numel() for group in self.param_groups for p in group["params"])
+        return 8.0 * COPIES * size**2
 
     @torch.no_grad()
     def step(self, batch: Batch) -> None:  # type: ignore[override]
@@ -117,7 +125,8 @@ class SSBroyden(Optimizer):
                 # What finds no step would find none on the next batch.
                 state.clear()
                 break
-            forward = -alpha * float(s @ g)
+            # s = -alpha lr H g, so that H^-1 s = -alpha lr g.
+            forward = -alpha * group["lr"] * float(s @ g)
             if inverse is None:
                 # Oren and Luenberger: the first inverse Hessian has the size of the first difference's.
                 scale = float(y @ s) / float(y @ y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from descent import Quadratic, step
 from oracles import equation, factory
 from torch import Tensor
 
+from kernels import forward_laplacian
 from kernels.contracts import Batch
 from kernels.objectives.path import path
 from kernels.objectives.residual import residual
@@ -41,6 +43,19 @@ def test_a_jacobian_is_that_of_one_residual_after_the_other(name: str, make: Any
         literal = torch.autograd.grad(by_hand[row], parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
         for slope, part in zip(slopes, literal, strict=True):
             torch.testing.assert_close(slope[row], part.flatten())
+
+
+@pytest.mark.parametrize("name", ["residual_network", "modified_mlp", "pirate_net", "windowed_network"])
+def test_jacobians_go_through_layers_with_a_backward_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_laplacian, "WIDE", 1)
+    problem = equation("viscous_burgers", 3)
+    objective = residual(problem, factory("surrogates", name)(problem, seed=0, width=8).double())
+    parts = [part.double() for part in objective.sample(3, Stream(3, 0))]
+    parameters = list(objective.parameters())
+    _, slopes = jacobian(on_a_batch(objective, parts), parameters)
+    literal = torch.autograd.grad(objective.residuals(*parts)[1], parameters, allow_unused=True, materialize_grads=True)
+    for slope, part in zip(slopes, literal, strict=True):
+        torch.testing.assert_close(slope[1], part.flatten())
 
 
 def test_both_ways_to_a_jacobian_are_taken_and_other_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +129,20 @@ def test_an_inverse_hessian_meets_the_secant_equation_and_stays_positive() -> No
         assert torch.linalg.eigvalsh(0.5 * (after + after.T))[0] > 0.0
         larger.append(bool(after.trace() > before.trace()))
     assert len(larger) > 40 and 5 < sum(larger) < len(larger) - 5
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+def test_the_length_of_a_step_in_the_inverse_hessian_is_known_at_any_rate(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    room, seen = importlib.import_module("kernels.optimizers.ssbroyden"), []
+
+    def spied(inverse: Tensor, s: Tensor, y: Tensor, forward: float) -> Tensor:
+        seen.append(forward / float(s @ torch.linalg.solve(inverse, s)))
+        return updated(inverse, s, y, forward)
+
+    monkeypatch.setattr(room, "updated", spied)
+    objective = Quadratic(torch.zeros(6, dtype=torch.float64))
+    step(room.ssbroyden(objective.parameters(), learning_rate=rate, iterations=5), objective, objective.entries)
+    assert len(seen) > 3 and seen == pytest.approx([1.0] * len(seen), rel=1e-6)
 
 
 def test_an_update_without_scaling_is_that_of_bfgs() -> None:

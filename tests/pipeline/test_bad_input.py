@@ -258,6 +258,10 @@ def kinked(profile: str) -> str:
             {"training.objective": "path", "correction.estimator": "telescoped", "correction.gradient": True},
             ["correction.gradient = true: ", "without gradient"],
         ),
+        (
+            {"surrogate": "gaussian_process", "training": {}, "correction.estimator": "telescoped"},
+            ["surrogate = 'gaussian_process': ", "'mine', whose kinks", "use a network"],
+        ),
     ],
 )
 def test_kinks_of_a_users_terminal_condition_are_refused_where_they_would_be_missed(

@@ -12,6 +12,9 @@ import pytest
 
 from pipeline import cluster
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
+from pipeline.job import job_from
+
+from conftest import TINY  # isort: skip
 
 
 class Ray:
@@ -71,6 +74,14 @@ def test_a_head_that_is_being_started_is_waited_for_and_another_is_not(monkeypat
     monkeypatch.setattr(cluster, "probe", lambda address: (_ for _ in ()).throw(InputError("nothing there")))
     with pytest.raises(EngineError, match="has not started within"):
         cluster.until_answers("a:1", NotedSignals())
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_tf32_needs_a_gpu_for_every_worker(workers: int) -> None:
+    job = job_from({**TINY, "training": {"precision": "tf32", "batch": 64, "workers": workers}}, Path())
+    with pytest.raises(InputError, match=rf"training.precision = 'tf32': the Ray cluster has 0 GPUs for {max(1, workers)} "):
+        cluster.check_tf32(job, 0.0)
+    cluster.check_tf32(job, float(max(1, workers)))
 
 
 def test_waiting_ends_with_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,15 @@ def test_runs_of_another_objective_are_not_mixed_in() -> None:
     runs[7][2]["job"]["training"]["objective"] = {"name": "path"}
     with pytest.raises(InputError, match=f"'{runs[0][0]}' and '{runs[7][0]}' have different surrogates or objectives"):
         studies(trained(runs))
+    runs = sweep()
+    runs[7][2]["job"]["surrogate"]["activation"] = "sin"
+    with pytest.raises(InputError, match="have different surrogates or objectives"):
+        studies(trained(runs))
+    runs = sweep()
+    runs[7][2]["job"]["training"].update(accumulate=2, batch=64, steps=800)
+    assert studies(trained(runs))
+    with pytest.raises(InputError, match="'x': the FLOP of 'lbfgs'"):
+        trained([("x", Path(), summary(0.1, optimizer="lbfgs"))])
     with pytest.raises(InputError, match="some of them estimates"):
         studies(trained([*sweep(), ("x", Path(), summary(None, steps=50))]))
 

@@ -152,6 +152,8 @@ def test_parts_need_the_memory_of_one_part_and_an_average_that_of_the_parameters
     assert needed(batch=640, accumulate=5) == needed(batch=128) < needed(batch=640)
     parameters = 16 * (6 + 2) + 16 + 16 * 16 + 16 + 16 + 1
     assert needed(batch=64, average=0.9) == needed(batch=64) + 4.0 * parameters
+    assert needed(batch=64, optimizer="ssbroyden") == needed(batch=64) + 32.0 * parameters**2
+    assert needed(batch=64, optimizer="spring") == needed(batch=64) + 8.0 * 64 * parameters + 16.0 * 64**2
 
 
 @pytest.mark.parametrize("then", [False, True])
@@ -161,7 +163,7 @@ def test_tf32_is_refused_where_there_is_no_such_device_and_nothing_is_written(
     where = "training.then" if then else "training"
     key = f"{where}.precision"
     job = load_job(job_file, {"training.then": {**THEN, "precision": "tf32"}} if then else {key: "tf32"})
-    named = rf"{key} = 'tf32': .*cpu.*precision: float32.*workers: 2 or more"
+    named = rf"{key} = 'tf32': .*cpu.*precision: float32.*Ray with a GPU"
     with pytest.raises(InputError, match=named):
         preflight(job)
     with pytest.raises(InputError, match=named):
