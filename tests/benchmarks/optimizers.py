@@ -30,7 +30,8 @@ from torch import Tensor
 
 from kernels.contracts import Searching, SemilinearPDE
 from kernels.streams import Purpose, Stream
-from kernels.surrogates.mlp import MLP, mlp
+from kernels.surrogates._network import Network
+from kernels.surrogates.mlp import mlp
 from pipeline.catalogue import factory, names, options_of
 from pipeline.gradients import loss_and_gradient
 from pipeline.search import batch_of
@@ -70,7 +71,7 @@ class Outcome:
     overhead: float
 
 
-def error_of(problem: SemilinearPDE, net: MLP, seed: int) -> float:
+def error_of(problem: SemilinearPDE, net: Network, seed: int) -> float:
     """Relative L2 against the exact solution at points of their own stream."""
     t, x = problem.sample_points(POINTS, Stream(seed, Purpose.POINTS))
     assert problem.solution is not None
