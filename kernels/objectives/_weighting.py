@@ -90,43 +90,39 @@ class Causal(Weighting):
         return torch.where(self.state == 0.0, mean, (1.0 - self.SHARE) * self.state + self.SHARE * mean)
 
 
-class ResidualAttention(Weighting):
+class _Squares(Weighting):
+    """w_b = l_b^2, where l_b begins at 1 and moves at a ``rate``."""
+
+    OPTIONS: ClassVar[dict[str, float]] = {"rate": 0.01}
+
+    def __init__(self, horizon: float, bins: int, rate: float) -> None:
+        super().__init__(horizon, bins, 1.0)
+        self.rate = rate
+
+    def weights(self) -> Tensor:
+        return self.state.square()
+
+
+class ResidualAttention(_Squares):
     """w_b = l_b^2 with l_b <- 0.999 l_b + rate |r_b|/max_a |r_a|, |r_b| the root mean square of a bin.
 
     Residual-based attention (Anagnostopoulos, Toscano, Stergiopulos, Karniadakis, arXiv 2307.00379, equation 5).
     l_b begins at 1 and stays below max(1, 1000 rate).
     """
 
-    OPTIONS: ClassVar[dict[str, float]] = {"rate": 0.01}
     MEMORY = 0.999
-
-    def __init__(self, horizon: float, bins: int, rate: float) -> None:
-        super().__init__(horizon, bins, 1.0)
-        self.rate = rate
-
-    def weights(self) -> Tensor:
-        return self.state.square()
 
     def learned(self, mean: Tensor, total: Tensor) -> Tensor:
         size = mean.sqrt()
         return self.MEMORY * self.state + self.rate * size / size.max().clamp_min(torch.finfo(size.dtype).tiny)
 
 
-class SelfAdaptive(Weighting):
+class SelfAdaptive(_Squares):
     """w_b = l_b^2 with l_b <- l_b + rate d(log L)/dl_b, L = sum_b l_b^2 S_b, S_b the sum of a bin's squares.
 
     SA-PINN (McClenny, Braga-Neto, arXiv 2009.04544, equation 9) ascends L itself, with a rate in units of 1/L:
     its logarithm has the same direction whatever the units of the problem. l_b begins at 1.
     """
-
-    OPTIONS: ClassVar[dict[str, float]] = {"rate": 0.01}
-
-    def __init__(self, horizon: float, bins: int, rate: float) -> None:
-        super().__init__(horizon, bins, 1.0)
-        self.rate = rate
-
-    def weights(self) -> Tensor:
-        return self.state.square()
 
     def learned(self, mean: Tensor, total: Tensor) -> Tensor:
         loss = (self.state.square() * total).sum().clamp_min(torch.finfo(total.dtype).tiny)

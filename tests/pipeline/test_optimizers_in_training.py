@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from test_bad_input import refused, write
 from test_training import Stopping, folder_for, in_processes, parameters, result
+from torch import Tensor
 
 from kernels.contracts import Searching
+from kernels.objectives._weighting import Weighting
 from pipeline.catalogue import names
 from pipeline.errors import InputError
+from pipeline.gradients import loss_and_gradient
 from pipeline.job import load_job
 from pipeline.search import check_search
 from pipeline.training import one_thread, train, train_here
@@ -41,6 +44,29 @@ def test_a_training_stopped_and_resumed_ends_with_the_undisturbed_bits(
     train_here(hit, job)
     assert parameters(hit).equal(parameters(calm))
     np.testing.assert_array_equal(result(hit).losses, result(calm).losses)
+
+
+def test_weights_of_time_follow_the_parameters_of_a_step_and_not_the_trials_of_its_search(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[Tensor]] = [[]]
+    learned: list[Tensor] = []
+
+    def noted(*given: Any, weighting: Weighting, **more: Any) -> float:
+        loss = loss_and_gradient(*given, weighting=weighting, **more)
+        seen[-1].append(weighting.seen)
+        return loss
+
+    def adapt(weighting: Weighting) -> None:
+        learned.append(weighting.seen)
+        seen.append([])
+
+    monkeypatch.setattr("pipeline.training.loss_and_gradient", noted)
+    monkeypatch.setattr(Weighting, "adapt", adapt)
+    job = quick(job_file, "lbfgs", objective={"name": "residual", "weighting": "rba"})
+    train_here(folder_for(job, tmp_path / "run"), job)
+    assert len(learned) == 5 and all(len(trials) > 1 and not trials[-1].equal(trials[0]) for trials in seen[:5])
+    assert all(one.equal(trials[0]) for one, trials in zip(learned, seen[:5], strict=True))
 
 
 def test_two_processes_search_a_line_to_the_bits_of_one(job_file: Path, tmp_path: Path) -> None:
