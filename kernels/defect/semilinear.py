@@ -1,4 +1,4 @@
-"""The problem that a surrogate's error solves."""
+"""The semilinear PDE that a surrogate's error solves."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The nouns: problem records, and the protocols of surrogates and estimators."""
+"""Semilinear parabolic equations: the problem, its surrogates and its estimators."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -11,57 +11,9 @@ import torch
 from torch import Tensor
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
-from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
-from kernels.point_samplers import (
-    PointSampler,
-    along_paths,
-    uniform_ball,
-    uniform_box,
-    uniform_box_boundary,
-    uniform_sphere,
-)
-from kernels.streams import Purpose, Stream
-
-__all__ = [
-    "NORMAL_FLOP",
-    "Batch",
-    "BrownianMotion",
-    "Cost",
-    "Draws",
-    "Driver",
-    "Estimator",
-    "Fitted",
-    "GeometricBrownianMotion",
-    "HessianForm",
-    "ItoDiffusion",
-    "Jet",
-    "Known",
-    "Law",
-    "Linearisable",
-    "LocalDriver",
-    "LocalDriverFactory",
-    "Paths",
-    "PointSampler",
-    "PointwiseField",
-    "Positions",
-    "ProfileJet",
-    "Purpose",
-    "Reference",
-    "Searching",
-    "SemilinearPDE",
-    "Solution",
-    "Stream",
-    "Surrogate",
-    "Terminal",
-    "Times",
-    "Vectors",
-    "along_paths",
-    "require_dim",
-    "uniform_ball",
-    "uniform_box",
-    "uniform_box_boundary",
-    "uniform_sphere",
-]
+from kernels.laws import Law
+from kernels.point_samplers import PointSampler
+from kernels.streams import Stream
 
 NORMAL_FLOP = 512
 """Arithmetic one normal variate is booked at. One CPU core draws some 10^8 normals or multiplies
@@ -323,49 +275,6 @@ class Surrogate(Protocol):
 
     def flop(self, probes: int | None) -> tuple[float, float]:
         """Model FLOP of one row of value_and_gradient, and of jet along so many directions."""
-        ...
-
-
-@runtime_checkable
-class Fitted(Protocol):
-    """A surrogate that solves for its own parameters; others follow an objective down."""
-
-    def fit(self, stream: Stream) -> list[float]:
-        """Set the parameters from what the stream draws; the losses on the way, which end with the last."""
-        ...
-
-    def fit_cost(self) -> tuple[float, float]:
-        """Model FLOP of ``fit``, at most, and the bytes at its peak."""
-        ...
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A training step's batch, for an optimizer that looks at it more than once."""
-
-    loss: float
-    """At the current parameters, whose gradients are in place."""
-    evaluate: Callable[[], float]
-    """The loss at the parameters as they are when it is called; leaves their gradients in place."""
-    parts: Sequence[Tensor]
-    """What the objective drew, samples along the first axis."""
-    residuals: Callable[..., Tensor]
-    """(parameters, *parts) -> residuals (rows,), the rows of a sample together; the loss is their mean square."""
-
-
-@runtime_checkable
-class Searching(Protocol):
-    """An optimizer whose step takes the batch; others take nothing."""
-
-    needs: Literal["loss", "residuals"]
-    """Of the batch. The Jacobian of residuals is that of one worker: it is not summed over several."""
-
-    def memory(self, rows: int) -> float:
-        """Bytes beside those of first-order optimizers, on a batch of so many residuals."""
-        ...
-
-    def step(self, batch: Batch) -> object:
-        """Move the parameters."""
         ...
 
 

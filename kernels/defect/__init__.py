@@ -1,0 +1,5 @@
+"""The problem that a surrogate's error solves, one family a file."""
+
+from kernels.defect.semilinear import defect, linear_part, residual
+
+__all__ = ["defect", "linear_part", "residual"]
