@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     UPPER_BOUND = 9
     GRADIENT = 10
     RESAMPLING = 11
+    PLAIN = 12
 
 
 class Stream:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from kernels.bounds import Bound
-from kernels.contracts import Estimator, SemilinearPDE
+from kernels.contracts import Estimator
 from kernels.gradients import GradientEstimator
 
 Sampled = Estimator | Bound | GradientEstimator
@@ -64,7 +65,7 @@ class Layout:
     draws: tuple[int, ...]
 
     @classmethod
-    def of(cls, points: int, estimator: Sampled, problem: SemilinearPDE, *, coupled: int = 1) -> Layout:
+    def of(cls, points: int, estimator: Sampled, problem: Any, *, coupled: int = 1) -> Layout:
         """Chunks of about CHUNK_FLOP, within CHUNK_PATHS draws and CHUNK_ROWS rows.
 
         They have MIN_DRAWS draws a point at least, and MIN_BATCH in all.

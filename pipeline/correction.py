@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kernels.bounds import hopf_cole, pathwise, policy
-from kernels.contracts import Fitted, SemilinearPDE, Surrogate
+from kernels.contracts import Fitted, PlugIn, SemilinearPDE, Surrogate
 from kernels.gradients import GradientEstimator, bismut_elworthy_li, gradient_draws
 from kernels.streams import Purpose, Stream
 from pipeline import store
-from pipeline.baselines import baseline_methods, with_mlp
+from pipeline.baselines import baseline_budget, baseline_methods, with_mlp
 from pipeline.errors import InputError
 from pipeline.fanout import Communicator, drive
 from pipeline.job import Job, RunFolder, digest
@@ -52,14 +52,15 @@ def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate
 
 def bound_methods(job: Job, surrogate: Surrogate, points: int) -> list[Method]:
     """The sharpest bound of either side that the driver's curvature allows, on the defect; none where it is unknown."""
-    problem, found = job.defect(surrogate), {}
+    if "bounds" not in job.family.own:
+        return []
+    problem, found = job.defect(surrogate, job.probes), {}
     for make in (policy, hopf_cole, pathwise):
         bound = make()
         try:
             side = bound.side(problem)
-            bound.sample(
-                problem, *job.problem.sample_points(1, Stream(0, Purpose.PILOT)), bound.terms[0], 2, Stream(0, Purpose.PILOT)
-            )
+            t, x = job.problem.sample_points(1, Stream(0, Purpose.PILOT))
+            bound.sample(problem, t, x, bound.terms[0], 2, Stream(0, Purpose.PILOT))
         except ValueError:
             continue
         if side not in found:
@@ -96,7 +97,9 @@ class Gradient:
 def gradient_method(job: Job, surrogate: Surrogate, points: int) -> Method:
     """The gradient of the surrogate's error."""
     estimator, owner = Gradient(bismut_elworthy_li()), _owner(job, surrogate, "gradient")
-    return Method("gradient", Purpose.GRADIENT, estimator, job.defect(surrogate), owner, points, axes=(job.problem.dim,))
+    return Method(
+        "gradient", Purpose.GRADIENT, estimator, job.defect(surrogate, job.probes), owner, points, axes=(job.problem.dim,)
+    )
 
 
 def companions(job: Job, surrogate: Surrogate, points: int, budget: float) -> list[tuple[Method, float]]:
@@ -150,8 +153,11 @@ def base_and_gradient(surrogate: Surrogate, t: Tensor, x: Tensor) -> tuple[NDArr
     return value, gradient
 
 
-def base_values(surrogate: Surrogate, t: Tensor, x: Tensor) -> NDArray[np.float64]:
-    """The surrogate at the points, (points,), in float64 throughout."""
+def base_values(surrogate: Surrogate | PlugIn, t: Tensor, x: Tensor) -> NDArray[np.float64]:
+    """The surrogate's own answer at the points, (points,), in float64 throughout."""
+    if isinstance(surrogate, PlugIn):
+        with torch.no_grad():
+            return surrogate.plug_in(t.double(), x.double()).numpy()
     return base_and_gradient(surrogate, t, x)[0]
 
 
@@ -171,13 +177,14 @@ def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:
     tolerance = within(options.rtol, options.atol, base, method.layout)
     outcome = drive(folder, method, t, x, seed, named, comm, options.max_paths, tolerance)
     ended = (base + outcome.tally.table(outcome.counts)[0], method.flop(outcome.counts)) if comm.rank == 0 else None
-    corrected, budget = comm.share(ended)
-    if "mlp" in job.model.report.baselines:
+    corrected, spent = comm.share(ended)
+    budget = baseline_budget(job, surrogate, spent)
+    if "mlp" in job.baselines:
         plan = with_mlp(folder, job, plan, budget, t, x, comm)
     baselines = baseline_methods(job, plan, len(t), budget)
     for baseline in baselines:
         drive(folder, baseline, t, x, seed, named, comm, budget, within_distance(corrected, baseline.layout))
     for method, share in companions(job, surrogate, len(t), budget):
         drive(folder, method, t, x, seed, named, comm, share, None)
-    if comm.rank == 0 and len(baselines) < len([b for b in job.model.report.baselines if b != "surrogate"]):
+    if comm.rank == 0 and len(baselines) < len([b for b in job.baselines if b != "surrogate"]):
         log(folder.log, "a baseline is left out: the correction's FLOP do not pay for a pilot of it")

@@ -15,7 +15,7 @@ from torch import nn
 from kernels.contracts import Surrogate
 from pipeline import store
 from pipeline.allocation import forecast, met
-from pipeline.baselines import linear_method
+from pipeline.baselines import linear_method, plain_method
 from pipeline.chunks import POINTS_PER_BLOCK
 from pipeline.correction import base_values, scasml_method
 from pipeline.fanout import compute
@@ -107,8 +107,7 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     method = dearest_method(job, surrogate, points)
     draws = correction.max_paths / method.coupled
     correct_flop = draws * method.prices.work[0]
-    monte_carlo = [b for b in job.model.report.baselines if b != "surrogate"]
-    linear = linear_method(job, points)
+    monte_carlo = [b for b in job.baselines if b != "surrogate"]
 
     def seconds(flop: float, cores: int) -> str:
         return f"{flop / rate / cores:.0f} s on {cores}"
@@ -135,7 +134,8 @@ def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     ]
     if monte_carlo:
         flop = correct_flop * len(monte_carlo)
-        note = f"up to {correct_flop / linear.prices.work[0]:.1e} paths"
+        cheapest = plain_method(job, points) if "plain" in job.family.baselines else linear_method(job, points)
+        note = f"up to {correct_flop / cheapest.prices.work[0]:.1e} paths"
         rows.append((" and ".join(monte_carlo), note, f"at most {flop:.1e}", memory, "as above", seconds(flop, correction.ranks)))
     return rows
 

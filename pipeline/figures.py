@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     from pipeline.report import Report
 
 matplotlib.use("Agg")
-COLOURS = {"surrogate": "#8c6d31", "linear": "#7f7f7f", "mlp": "#1f77b4", "scasml": "#d62728"}
-LABELS = {"surrogate": "surrogate", "linear": "f dropped", "mlp": "plain MLP", "scasml": "corrected"}
+COLOURS = {"surrogate": "#8c6d31", "linear": "#7f7f7f", "mlp": "#1f77b4", "plain": "#1f77b4", "scasml": "#d62728"}
+LABELS = {
+    "surrogate": "surrogate",
+    "linear": "f dropped",
+    "mlp": "plain MLP",
+    "plain": "without surrogate",
+    "scasml": "corrected",
+}
 SHOWN_POINTS = 60
 
 PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>

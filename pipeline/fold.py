@@ -6,10 +6,10 @@ import numpy as np
 from torch import Tensor
 
 from kernels.bounds import Bound, reading
-from kernels.contracts import SemilinearPDE, Surrogate
+from kernels.contracts import Surrogate
 from kernels.intervals import Estimated, summed
 from pipeline import store
-from pipeline.baselines import baseline_methods
+from pipeline.baselines import baseline_budget, baseline_methods
 from pipeline.correction import base_and_gradient, base_values, companions, scasml_method
 from pipeline.errors import InputError
 from pipeline.job import Job, RunFolder
@@ -18,15 +18,7 @@ from pipeline.report import Array, BoundReport, GradientReport, MethodReport, Re
 from pipeline.tally import Method, Outcome, Tally, replay, within, within_distance
 from pipeline.training import trained_surrogate
 
-
-def truth(problem: SemilinearPDE, t: Tensor, x: Tensor) -> tuple[Array | None, float, str]:
-    """The solution at the points, its accuracy, and where it comes from; None where it is unknown."""
-    solution, reference = problem.solution, problem.reference
-    if solution is not None:
-        return solution.value(t, x).double().numpy(), solution.error, solution.source
-    if reference is not None and bool((t == 0.0).all()) and bool((x == problem.start).all()):
-        return np.full(len(t), reference.value), reference.error, reference.source
-    return None, 0.0, ""
+DETAIL = {"linear": "driver dropped", "plain": "no surrogate"}
 
 
 def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
@@ -39,7 +31,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         raise InputError(f"'{folder.path}' holds no pilot of this job: run `scasml correct` first")
     options, confidence = job.model.correction, job.model.report.confidence
     base = base_values(surrogate, t, x)
-    reference, reference_error, source = truth(job.problem, t, x)
+    reference, reference_error, source = job.family.truth(job.problem, t, x)
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     tally = Tally.read(folder, method)
     outcome = replay(tally, within(options.rtol, options.atol, base, method.layout), options.max_paths)
@@ -67,14 +59,14 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
 
     alone = (checkpoint.core_seconds, checkpoint.seconds, "surrogate alone", ())
     methods = {"surrogate": MethodReport(base, None, None, None, None, None, None, *alone)}
-    budget = method.flop(outcome.counts)
+    budget = baseline_budget(job, surrogate, method.flop(outcome.counts))
     for baseline in baseline_methods(job, plan, len(t), budget):
         own = Tally.read(folder, baseline)
         ended = replay(own, within_distance(corrected, baseline.layout), budget)
         walls += own.wall
         name, _, sizes = baseline.name.partition("-")
         n, _, m = sizes.partition("-")
-        detail, pilot = (f"n = {n}, M = {m}", plan.mlp_seconds) if n else ("driver dropped", 0.0)
+        detail, pilot = (f"n = {n}, M = {m}", plan.mlp_seconds) if n else (DETAIL[name], 0.0)
         methods[name] = report(baseline, ended, np.zeros_like(base), detail, pilot)
     methods["scasml"] = report(method, outcome, base, str(plan.chosen), plan.seconds)
     bounds, gradient = {}, None
@@ -87,8 +79,9 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         else:
             side, _, name = companion.name.partition("-")
             bounds[side] = _bound(companion, ended, base, name, confidence)
-    wanted = {*job.model.report.baselines, "scasml"}
+    wanted = {*job.baselines, "scasml"}
     return Report(
+        family=job.family,
         job=job.resolved,
         hashes={"training": job.training_hash, "correction": job.correction_hash},
         t=t.double().numpy(),

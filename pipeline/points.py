@@ -31,6 +31,8 @@ def points_of(job: Job) -> tuple[Tensor, Tensor]:
     """(t, x) that the job asks for: drawn, read, or the reference point t = 0, x = (start, ..., start)."""
     points, seed = job.model.correction.points, job.model.seed
     problem = job.problem
+    if job.family.points is not None:
+        return job.family.points(problem)
     if isinstance(points, PointsFile):
         return read_points(job.folder / points.file, job)
     if isinstance(points, int):
@@ -50,6 +52,8 @@ def points_of(job: Job) -> tuple[Tensor, Tensor]:
 def count(job: Job) -> int:
     """How many points the job asks for, without drawing them."""
     points = job.model.correction.points
+    if job.family.points is not None:
+        return len(job.family.points(job.problem)[0])
     if isinstance(points, PointsFile):
         return len(read_points(job.folder / points.file, job)[0])
     if isinstance(points, DomainPoints):

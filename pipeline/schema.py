@@ -206,7 +206,7 @@ class Correction(Record):
     _named = field_validator("estimator", mode="before")(_as_choice)
 
 
-BASELINES = ("surrogate", "linear", "mlp")
+BASELINES = ("surrogate", "linear", "mlp", "plain")
 
 
 class ReportOptions(Record):
@@ -215,10 +215,11 @@ class ReportOptions(Record):
     simultaneous: Annotated[bool, Rule(YES_NO, "false")] = True
     """Also intervals that hold at all points at once, not at each alone."""
     baselines: Annotated[
-        tuple[Literal["surrogate", "linear", "mlp"], ...],
-        Rule("a list of surrogate, linear and mlp, as many as you like", "[surrogate, linear, mlp]", BASELINES),
-    ] = ("surrogate", "linear", "mlp")
-    """What the correction is compared with: the `surrogate` alone, `linear` (f dropped), plain `mlp` for the same FLOP."""
+        tuple[Literal["surrogate", "linear", "mlp", "plain"], ...] | None,
+        Rule("a list of names such as surrogate, linear and mlp, as many as you like", "[surrogate, linear, mlp]", BASELINES),
+    ] = None
+    """What the correction is compared with, all there is by default: the `surrogate` alone; of semilinear equations `linear`
+    (f dropped) and plain `mlp` for the same FLOP; of other problems the `plain` estimator without surrogate, for the same FLOP."""
 
     @field_validator("baselines", mode="before")
     @classmethod

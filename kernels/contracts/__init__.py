@@ -23,7 +23,7 @@ from kernels.contracts.semilinear import (
     ValueAndGradient,
     require_dim,
 )
-from kernels.contracts.training import Batch, Fitted, Searching
+from kernels.contracts.training import Batch, Fitted, PlugIn, Searching
 from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
 from kernels.point_samplers import (
     PointSampler,
@@ -55,6 +55,7 @@ __all__ = [
     "LocalDriver",
     "LocalDriverFactory",
     "Paths",
+    "PlugIn",
     "PointSampler",
     "PointwiseField",
     "Positions",

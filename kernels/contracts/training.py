@@ -24,6 +24,15 @@ class Fitted(Protocol):
         ...
 
 
+@runtime_checkable
+class PlugIn(Protocol):
+    """A surrogate whose own answer is all that a correction adds to: of problems other than semilinear equations."""
+
+    def plug_in(self, t: Tensor, x: Tensor) -> Tensor:
+        """Phi of the surrogate at the points, (points,), in float64."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """A training step's batch, for an optimizer that looks at it more than once."""

@@ -1,0 +1,127 @@
+"""Families of problems: where their problems are named, where they are evaluated, and what a job of each takes by default."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kernels.contracts import SemilinearPDE
+from kernels.defect import defect
+from pipeline import catalogue
+from pipeline.errors import InputError
+
+Array = NDArray[np.float64]
+Truth = tuple[Array | None, float, str]
+"""Values at the points or None, their accuracy, and where they come from."""
+
+
+def one_row(problem: Any) -> tuple[Tensor, Tensor]:
+    """A row of zeros: what is asked for is a number, not a function."""
+    return torch.zeros(1), torch.zeros(1, problem.dim)
+
+
+def of_solution(problem: Any, t: Tensor, x: Tensor) -> Truth:
+    """The solution at the points, or the reference value where they are its point."""
+    solution, reference = problem.solution, getattr(problem, "reference", None)
+    if solution is not None:
+        return solution.value(t, x).double().numpy(), solution.error, solution.source
+    if reference is not None and bool((t == 0.0).all()) and bool((x == problem.start).all()):
+        return np.full(len(t), reference.value), reference.error, reference.source
+    return None, 0.0, ""
+
+
+def of_value(problem: Any, t: Tensor, x: Tensor) -> Truth:
+    """The one number that is asked for."""
+    return (None, 0.0, "") if problem.value is None else (np.full(len(t), problem.value), 0.0, problem.source)
+
+
+def source(problem: Any) -> str:
+    """Where the truth of a problem comes from; empty where it is unknown."""
+    solution = getattr(problem, "solution", None)
+    return solution.source if solution is not None else getattr(problem, "source", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One kind of problem, with its record in ``kernels.contracts`` and its defect in ``kernels.defect``."""
+
+    record: type
+    room: str
+    """Room of kernels whose factories make its problems."""
+    surrogate: str
+    objective: str = ""
+    """Of surrogates that are trained by steps."""
+    estimator: str
+    baselines: tuple[str, ...] = ("surrogate", "plain")
+    """What a report can compare with; all of it by default."""
+    own: tuple[str, ...] = ()
+    """Keys of ``correction`` that only some families have, and this one has."""
+    defect: Callable[[Any, Any, int | None], Any]
+    """(problem, surrogate, probes of its Laplacian) -> the problem of the surrogate's error, of the same kind."""
+    dimension: str = "point"
+    """First dimension of its report.h5."""
+    points: Callable[[Any], tuple[Tensor, Tensor]] | None = None
+    """Where every problem of this kind is evaluated; None where the job says so."""
+    truth: Callable[[Any, Tensor, Tensor], Truth]
+
+
+FAMILIES = (
+    Family(
+        record=SemilinearPDE,
+        room="equations",
+        surrogate="mlp",
+        objective="path",
+        estimator="linearised",
+        baselines=("surrogate", "linear", "mlp"),
+        own=("laplacian", "pairs", "points", "gradient", "bounds"),
+        defect=lambda problem, surrogate, probes: defect(problem, surrogate, probes=probes),
+        truth=of_solution,
+    ),
+)
+SEMILINEAR = FAMILIES[0]
+OWN = tuple(dict.fromkeys(key for family in FAMILIES for key in family.own))
+"""Keys of ``correction`` that not every family has."""
+
+
+def of_room(room: str) -> Family:
+    """The family whose problems stand in a room of kernels."""
+    return next(family for family in FAMILIES if family.room == room)
+
+
+def of_record(problem: Any) -> Family | None:
+    """The family of a problem; None for what is no problem at all."""
+    return next((family for family in FAMILIES if type(problem) is family.record), None)
+
+
+def served(room: str, make: Callable[..., Any]) -> type:
+    """The record that a factory of surrogates, objectives or estimators works on."""
+    hints = typing.get_type_hints(make)
+    if room == "estimators":
+        return getattr(hints["return"], "solves", SemilinearPDE)
+    first = next(iter(inspect.signature(make).parameters))
+    return typing.cast(type, hints[first])
+
+
+def check_served(family: Family, room: str, name: str, where: str) -> None:
+    """Refuse a part that works on another kind of problem, with those that work on this one."""
+    record = served(room, catalogue.factory(room, name, where))
+    if record is family.record:
+        return
+    fitting = [n for n in catalogue.names(room) if served(room, catalogue.factory(room, n, where)) is family.record]
+    raise InputError(
+        f"{where} = '{name}': it works on {_worded(record)}, and this job's problem is {_worded(family.record)}: "
+        f"use {' or '.join(fitting)}"
+    )
+
+
+def _worded(record: type) -> str:
+    article = "an" if record.__name__[0] in "AEIOU" else "a"
+    return f"{article} {record.__name__}"
