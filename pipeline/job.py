@@ -361,9 +361,9 @@ def _check_family(job: Job) -> None:
 def _check(job: Job) -> None:
     """Rules over several keys, and those that need the parts built."""
     training, points = job.model.training, job.model.correction.points
+    assert job.resolved
     _check_family(job)
-    for required in (job.resolved, job.problem, job.estimator()):
-        assert required is not None
+    assert job.estimator() is not None
     for where, phase in zip(PHASES, training.phases, strict=False):
         block = SAMPLE_BLOCK * max(1, training.workers) * phase.accumulate
         if not phase.batch % block:
