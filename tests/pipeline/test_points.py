@@ -17,7 +17,6 @@ from kernels.streams import Purpose, Stream
 from pipeline.job import Job, load_job
 from pipeline.points import count, points_of, read_points
 
-
 INSIDE = uniform_box(6, 0.5, 0.5)
 
 
