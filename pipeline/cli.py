@@ -161,8 +161,8 @@ def report(
 ) -> None:
     """Fold the chunks of a finished correction into report.h5, report.json and report.html."""
     from pipeline.dag import report_stage
-    from pipeline.figures import save_images
     from pipeline.resources import check_writable
+    from pipeline.results import save_images
     from pipeline.work import check_corrected, planned
 
     work = planned(job, out, set_)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kernels.bounds import hopf_cole, pathwise, policy
-from kernels.contracts import Fitted, PlugIn, SemilinearPDE, Surrogate
+from kernels.contracts import Fitted, PlugIn, SemilinearPDE, Surrogate, UncertainPlugIn
 from kernels.gradients import GradientEstimator, bismut_elworthy_li, gradient_draws
 from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.baselines import baseline_budget, baseline_methods, with_mlp
 from pipeline.errors import InputError
 from pipeline.fanout import Communicator, drive
+from pipeline.iteration import iterate
 from pipeline.job import Job, RunFolder, digest
 from pipeline.plan import Candidate, correction_plan
 from pipeline.points import run_points
@@ -161,9 +162,20 @@ def base_values(surrogate: Surrogate | PlugIn, t: Tensor, x: Tensor) -> NDArray[
     return base_and_gradient(surrogate, t, x)[0]
 
 
+def base_error(surrogate: Surrogate | PlugIn, t: Tensor, x: Tensor) -> NDArray[np.float64]:
+    """Standard error of ``base_values``, (points,): what no draw of the correction lowers."""
+    if isinstance(surrogate, UncertainPlugIn):
+        return surrogate.plug_in_error(t.double(), x.double()).numpy()
+    return np.zeros(len(t))
+
+
 def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:
     """The correction and its baselines, each from whatever chunks exist; needs a finished surrogate."""
     surrogate = trained_surrogate(folder, job)
+    if job.family.iterated:
+        for name in ("scasml", *(b for b in job.baselines if b != "surrogate")):
+            iterate(folder, job, surrogate, name)
+        return
     if comm.rank == 0:
         run_points(folder, job)
     comm.share(None)

@@ -49,6 +49,13 @@ def source(problem: Any) -> str:
     return solution.source if solution is not None else getattr(problem, "source", "")
 
 
+SAMPLED = ("atol", "max_paths", "ranks", "oversubscribe")
+"""Keys of ``correction`` that belong to means."""
+
+ITERATED = ("max_steps",)
+"""Those of fixed points."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One kind of problem, with its record in ``kernels.contracts`` and its defect in ``kernels.defect``."""
@@ -62,8 +69,10 @@ class Family:
     estimator: str
     baselines: tuple[str, ...] = ("surrogate", "plain")
     """What a report can compare with; all of it by default."""
-    own: tuple[str, ...] = ()
+    own: tuple[str, ...] = SAMPLED
     """Keys of ``correction`` that only some families have, and this one has."""
+    iterated: bool = False
+    """Whether its corrections are fixed points, not means."""
     defect: Callable[[Any, Any, int | None], Any]
     """(problem, surrogate, probes of its Laplacian) -> the problem of the surrogate's error, of the same kind."""
     dimension: str = "point"
@@ -81,13 +90,13 @@ FAMILIES = (
         objective="path",
         estimator="linearised",
         baselines=("surrogate", "linear", "mlp"),
-        own=("laplacian", "pairs", "points", "gradient", "bounds"),
+        own=("laplacian", "pairs", "points", "gradient", "bounds", *SAMPLED),
         defect=lambda problem, surrogate, probes: defect(problem, surrogate, probes=probes),
         truth=of_solution,
     ),
 )
 SEMILINEAR = FAMILIES[0]
-OWN = tuple(dict.fromkeys(key for family in FAMILIES for key in family.own))
+OWN = tuple(dict.fromkeys((*(key for family in FAMILIES for key in family.own), *ITERATED)))
 """Keys of ``correction`` that not every family has."""
 
 

@@ -10,7 +10,7 @@ from kernels.contracts import Surrogate
 from kernels.intervals import Estimated, summed
 from pipeline import store
 from pipeline.baselines import baseline_budget, baseline_methods
-from pipeline.correction import base_and_gradient, base_values, companions, scasml_method
+from pipeline.correction import base_and_gradient, base_error, base_values, companions, scasml_method
 from pipeline.errors import InputError
 from pipeline.job import Job, RunFolder
 from pipeline.plan import load_plan
@@ -40,8 +40,10 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
     corrected = base + tally.table(outcome.counts)[0]
     walls = plan.seconds + plan.mlp_seconds + tally.wall
 
-    def report(method: Method, outcome: Outcome, offset: Array, detail: str, pilot: float = 0.0) -> MethodReport:
-        found = _estimated(method, outcome)
+    def report(
+        method: Method, outcome: Outcome, offset: Array, detail: str, pilot: float = 0.0, error: Array | None = None
+    ) -> MethodReport:
+        found = _estimated(method, outcome, error)
         trace = []
         if reference is not None:
             scale = rms(reference) or 1.0
@@ -68,7 +70,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         n, _, m = sizes.partition("-")
         detail, pilot = (f"n = {n}, M = {m}", plan.mlp_seconds) if n else (DETAIL[name], 0.0)
         methods[name] = report(baseline, ended, np.zeros_like(base), detail, pilot)
-    methods["scasml"] = report(method, outcome, base, str(plan.chosen), plan.seconds)
+    methods["scasml"] = report(method, outcome, base, str(plan.chosen), plan.seconds, base_error(surrogate, t, x))
     bounds, gradient = {}, None
     for companion, share in companions(job, surrogate, len(t), budget):
         own = Tally.read(folder, companion)
@@ -125,14 +127,17 @@ def _gradient(job: Job, surrogate: Surrogate, method: Method, outcome: Outcome, 
     return GradientReport(**{**vars(found), "value": base + found.value}, surrogate=base, reference=truth)
 
 
-def _estimated(method: Method, outcome: Outcome) -> Estimated:
-    """The sum of a method's terms over all points, with its biases."""
+def _estimated(method: Method, outcome: Outcome, offset: Array | None = None) -> Estimated:
+    """The sum of a method's terms over all points, with its biases, and with the standard error of what it is added to."""
     tally, counts = outcome.tally, outcome.counts
     terms = []
+    if uncertain := offset is not None and bool(offset.any()):
+        assert offset is not None
+        terms.append((np.zeros_like(offset), offset, np.full_like(offset, np.inf)))
     for number in range(len(method.terms)):
         mean, error = tally.term_table(counts, number)
         terms.append((mean, error, tally.freedom(counts, number).reshape(-1, *[1] * len(method.axes))))
-    return summed(terms, method.prices.summed)
+    return summed(terms, method.prices.summed + uncertain)
 
 
 def _draws(method: Method, outcome: Outcome) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kernels.contracts import Estimator, Surrogate
+from kernels.contracts import Surrogate
 from kernels.coupled_streams import MAX_DIM
 from pipeline import catalogue, family
 from pipeline.errors import InputError
@@ -177,7 +177,7 @@ class Job:
         make = catalogue.factory(CHOICES[named], getattr(self.model.training.phases[phase], key).name, named)
         return catalogue.build(make, named, *given, **self._options(*named.split(".")))
 
-    def estimator(self) -> Estimator:
+    def estimator(self) -> Any:
         """The named estimator; where a pilot is to choose, the default, for what has to be known before."""
         named = self.model.correction.estimator.name
         make = catalogue.factory("estimators", DEFAULTS["estimator"] if named == AUTO else named, "correction.estimator")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from pipeline.figures import page
 from pipeline.files import commit
 from pipeline.job import Job, RunFolder
 from pipeline.report import Report
+
+if TYPE_CHECKING:
+    from pipeline.iteration_report import IterationReport
 
 Array = NDArray[np.float64]
 
@@ -72,7 +75,13 @@ def save(report: Report, folder: RunFolder) -> None:
             if values.ndim == 2:
                 node.dims[1].attach_scale(file["axis"])
 
-    attributes = {
+    store.write(folder.report, "report", fill, attributes(report, summary))
+
+
+def attributes(report: Report | IterationReport, summary: dict[str, Any]) -> dict[str, Any]:
+    """What report.h5 says of its run."""
+    problem = report.job["problem"]
+    return {
         "job": report.job,
         "training_hash": report.hashes["training"],
         "correction_hash": report.hashes["correction"],
@@ -80,10 +89,9 @@ def save(report: Report, folder: RunFolder) -> None:
         "device": report.device,
         "seconds": report.seconds,
         "summary": summary,
-        "title": f"{report.job['name']}: {report.job['problem']['name']} in {report.job['problem']['dim']} dimensions",
+        "title": f"{report.job['name']}: {problem['name']} in {problem['dim']} dimensions",
         "Conventions": "CF-1.11",
     }
-    store.write(folder.report, "report", fill, attributes)
 
 
 def long_name(variable: str) -> str:

@@ -23,7 +23,7 @@ from kernels.contracts.semilinear import (
     ValueAndGradient,
     require_dim,
 )
-from kernels.contracts.training import Batch, Fitted, PlugIn, Searching
+from kernels.contracts.training import Batch, Fitted, PlugIn, Searching, UncertainPlugIn
 from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
 from kernels.point_samplers import (
     PointSampler,
@@ -70,6 +70,7 @@ __all__ = [
     "Surrogate",
     "Terminal",
     "Times",
+    "UncertainPlugIn",
     "ValueAndGradient",
     "Vectors",
     "along_paths",

@@ -33,6 +33,15 @@ class PlugIn(Protocol):
         ...
 
 
+@runtime_checkable
+class UncertainPlugIn(PlugIn, Protocol):
+    """One whose own answer comes from a quadrature with an error bar."""
+
+    def plug_in_error(self, t: Tensor, x: Tensor) -> Tensor:
+        """Standard error of ``plug_in``, (points,)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """A training step's batch, for an optimizer that looks at it more than once."""
