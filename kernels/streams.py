@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class Purpose(IntEnum):
@@ -53,13 +56,13 @@ class Stream:
         """A copy that will draw the same numbers: common random numbers for a difference."""
         return deepcopy(self)
 
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normals, float32."""
-        return torch.from_numpy(self._generator.standard_normal(shape, dtype=np.float32))
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normals, float32 or float64."""
+        return torch.from_numpy(self._generator.standard_normal(shape, dtype=NUMPY[dtype]))
 
-    def uniform(self, *shape: int) -> Tensor:
-        """Uniform on (0, 1], float32: never 0, so a logarithm or a negative power is finite."""
-        return torch.from_numpy(1.0 - self._generator.random(shape, dtype=np.float32))
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform on (0, 1], float32 or float64 of 53 bits: never 0, so a logarithm or a negative power is finite."""
+        return torch.from_numpy(1.0 - self._generator.random(shape, dtype=NUMPY[dtype]))
 
     def signs(self, *shape: int) -> Tensor:
         """Rademacher variables +1 and -1, float32."""
@@ -82,7 +85,7 @@ class Given(Stream):
     def __init__(self, normals: Tensor) -> None:
         self._normals: Tensor | None = normals
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         normals, self._normals = self._normals, None
         if normals is None or normals.shape != shape:
             held = "none is left" if normals is None else f"{tuple(normals.shape)} is held"

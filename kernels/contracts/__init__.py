@@ -2,6 +2,7 @@
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
 from kernels.contracts.fixed_point import FixedPoint, State
+from kernels.contracts.integral import ControlVariate, Integral, Integrand
 from kernels.contracts.semilinear import (
     NORMAL_FLOP,
     Cost,
@@ -39,6 +40,7 @@ __all__ = [
     "NORMAL_FLOP",
     "Batch",
     "BrownianMotion",
+    "ControlVariate",
     "Cost",
     "Draws",
     "Driver",
@@ -47,6 +49,8 @@ __all__ = [
     "FixedPoint",
     "GeometricBrownianMotion",
     "HessianForm",
+    "Integral",
+    "Integrand",
     "ItoDiffusion",
     "Jet",
     "Known",
