@@ -2,6 +2,17 @@
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
 from kernels.contracts.fixed_point import FixedPoint, State
+from kernels.contracts.poisson import (
+    Ball,
+    Box,
+    Domain,
+    EllipticSurrogate,
+    Poisson,
+    PoissonCost,
+    SpaceField,
+    SpaceJet,
+    uniform_directions,
+)
 from kernels.contracts.semilinear import (
     NORMAL_FLOP,
     Cost,
@@ -37,11 +48,15 @@ from kernels.streams import Purpose, Stream
 
 __all__ = [
     "NORMAL_FLOP",
+    "Ball",
     "Batch",
+    "Box",
     "BrownianMotion",
     "Cost",
+    "Domain",
     "Draws",
     "Driver",
+    "EllipticSurrogate",
     "Estimator",
     "Fitted",
     "FixedPoint",
@@ -57,6 +72,8 @@ __all__ = [
     "Paths",
     "PointSampler",
     "PointwiseField",
+    "Poisson",
+    "PoissonCost",
     "Positions",
     "ProfileJet",
     "Purpose",
@@ -64,6 +81,8 @@ __all__ = [
     "Searching",
     "SemilinearPDE",
     "Solution",
+    "SpaceField",
+    "SpaceJet",
     "State",
     "Stream",
     "Surrogate",
@@ -76,5 +95,6 @@ __all__ = [
     "uniform_ball",
     "uniform_box",
     "uniform_box_boundary",
+    "uniform_directions",
     "uniform_sphere",
 ]
