@@ -3,6 +3,17 @@
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
 from kernels.contracts.fixed_point import FixedPoint, State
 from kernels.contracts.integral import ControlVariate, Integral, Integrand
+from kernels.contracts.poisson import (
+    Ball,
+    Box,
+    Domain,
+    EllipticSurrogate,
+    Poisson,
+    PoissonCost,
+    SpaceField,
+    SpaceJet,
+    uniform_directions,
+)
 from kernels.contracts.semilinear import (
     NORMAL_FLOP,
     Cost,
@@ -38,12 +49,16 @@ from kernels.streams import Purpose, Stream
 
 __all__ = [
     "NORMAL_FLOP",
+    "Ball",
     "Batch",
+    "Box",
     "BrownianMotion",
     "ControlVariate",
     "Cost",
+    "Domain",
     "Draws",
     "Driver",
+    "EllipticSurrogate",
     "Estimator",
     "Fitted",
     "FixedPoint",
@@ -62,6 +77,8 @@ __all__ = [
     "PlugIn",
     "PointSampler",
     "PointwiseField",
+    "Poisson",
+    "PoissonCost",
     "Positions",
     "ProfileJet",
     "Purpose",
@@ -69,6 +86,8 @@ __all__ = [
     "Searching",
     "SemilinearPDE",
     "Solution",
+    "SpaceField",
+    "SpaceJet",
     "State",
     "Stream",
     "Surrogate",
@@ -82,5 +101,6 @@ __all__ = [
     "uniform_ball",
     "uniform_box",
     "uniform_box_boundary",
+    "uniform_directions",
     "uniform_sphere",
 ]
