@@ -52,9 +52,10 @@ class Stream:
         """A copy that will draw the same numbers: common random numbers for a difference."""
         return deepcopy(self)
 
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normals, float32."""
-        return torch.from_numpy(self._generator.standard_normal(shape, dtype=np.float32))
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normals, float32 or float64: other numbers, not the same ones rounded."""
+        wide = dtype is torch.float64
+        return torch.from_numpy(self._generator.standard_normal(shape, dtype=np.float64 if wide else np.float32))
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform on (0, 1], float32: never 0, so a logarithm or a negative power is finite."""
@@ -81,7 +82,7 @@ class Given(Stream):
     def __init__(self, normals: Tensor) -> None:
         self._normals: Tensor | None = normals
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         normals, self._normals = self._normals, None
         if normals is None or normals.shape != shape:
             held = "none is left" if normals is None else f"{tuple(normals.shape)} is held"

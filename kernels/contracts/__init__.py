@@ -1,7 +1,9 @@
 """The nouns: problem records, and the protocols of surrogates and estimators, one family a file."""
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
+from kernels.contracts.eigenproblem import Eigenproblem, SpectralSketch
 from kernels.contracts.fixed_point import FixedPoint, State
+from kernels.contracts.operator import LinearOperator, Matvec
 from kernels.contracts.semilinear import (
     NORMAL_FLOP,
     Cost,
@@ -23,6 +25,7 @@ from kernels.contracts.semilinear import (
     ValueAndGradient,
     require_dim,
 )
+from kernels.contracts.trace import Compression, Trace
 from kernels.contracts.training import Batch, Fitted, Searching
 from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
 from kernels.point_samplers import (
@@ -39,9 +42,11 @@ __all__ = [
     "NORMAL_FLOP",
     "Batch",
     "BrownianMotion",
+    "Compression",
     "Cost",
     "Draws",
     "Driver",
+    "Eigenproblem",
     "Estimator",
     "Fitted",
     "FixedPoint",
@@ -51,9 +56,11 @@ __all__ = [
     "Jet",
     "Known",
     "Law",
+    "LinearOperator",
     "Linearisable",
     "LocalDriver",
     "LocalDriverFactory",
+    "Matvec",
     "Paths",
     "PointSampler",
     "PointwiseField",
@@ -64,11 +71,13 @@ __all__ = [
     "Searching",
     "SemilinearPDE",
     "Solution",
+    "SpectralSketch",
     "State",
     "Stream",
     "Surrogate",
     "Terminal",
     "Times",
+    "Trace",
     "ValueAndGradient",
     "Vectors",
     "along_paths",

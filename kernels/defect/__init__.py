@@ -1,5 +1,7 @@
 """The problem that a surrogate's error solves, one family a file."""
 
+from kernels.defect.eigenproblem import corrections, eigenproblem_defect
 from kernels.defect.semilinear import defect, linear_part, residual
+from kernels.defect.trace import trace_defect
 
-__all__ = ["defect", "linear_part", "residual"]
+__all__ = ["corrections", "defect", "eigenproblem_defect", "linear_part", "residual", "trace_defect"]
