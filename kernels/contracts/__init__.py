@@ -1,8 +1,10 @@
 """The nouns: problem records, and the protocols of surrogates and estimators, one family a file."""
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
+from kernels.contracts.eigenproblem import Eigenproblem, SpectralSketch
 from kernels.contracts.fixed_point import FixedPoint, State
 from kernels.contracts.integral import ControlVariate, Integral, Integrand
+from kernels.contracts.operator import LinearOperator, Matvec
 from kernels.contracts.poisson import (
     Ball,
     Box,
@@ -35,6 +37,7 @@ from kernels.contracts.semilinear import (
     ValueAndGradient,
     require_dim,
 )
+from kernels.contracts.trace import Compression, Trace
 from kernels.contracts.training import Batch, Fitted, PlugIn, Searching, UncertainPlugIn
 from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
 from kernels.point_samplers import (
@@ -53,11 +56,13 @@ __all__ = [
     "Batch",
     "Box",
     "BrownianMotion",
+    "Compression",
     "ControlVariate",
     "Cost",
     "Domain",
     "Draws",
     "Driver",
+    "Eigenproblem",
     "EllipticSurrogate",
     "Estimator",
     "Fitted",
@@ -70,9 +75,11 @@ __all__ = [
     "Jet",
     "Known",
     "Law",
+    "LinearOperator",
     "Linearisable",
     "LocalDriver",
     "LocalDriverFactory",
+    "Matvec",
     "Paths",
     "PlugIn",
     "PointSampler",
@@ -88,11 +95,13 @@ __all__ = [
     "Solution",
     "SpaceField",
     "SpaceJet",
+    "SpectralSketch",
     "State",
     "Stream",
     "Surrogate",
     "Terminal",
     "Times",
+    "Trace",
     "UncertainPlugIn",
     "ValueAndGradient",
     "Vectors",
