@@ -2,6 +2,7 @@
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
 from kernels.contracts.fixed_point import FixedPoint, State
+from kernels.contracts.linear_system import ApproximateSolver, KnownSolve, LeastSquares, LinearSystem
 from kernels.contracts.semilinear import (
     NORMAL_FLOP,
     Cost,
@@ -37,6 +38,7 @@ from kernels.streams import Purpose, Stream
 
 __all__ = [
     "NORMAL_FLOP",
+    "ApproximateSolver",
     "Batch",
     "BrownianMotion",
     "Cost",
@@ -50,7 +52,10 @@ __all__ = [
     "ItoDiffusion",
     "Jet",
     "Known",
+    "KnownSolve",
     "Law",
+    "LeastSquares",
+    "LinearSystem",
     "Linearisable",
     "LocalDriver",
     "LocalDriverFactory",

@@ -17,11 +17,13 @@ State = Mapping[str, Tensor]
 class FixedPoint(Protocol):
     """A correction x <- x + B(residual of x), whose certificate is the residual itself.
 
-    Every function is pure: a state is never changed in place.
+    Like every estimator it sees no surrogate: ``problem`` is a defect, whose ``known`` part holds the
+    surrogate's answer and its approximate solve, or a plain problem, which is the baseline. Every
+    function is pure: a state is never changed in place, and nothing but it is carried from step to step.
     """
 
-    def start(self, problem: Any, surrogate: Any, stream: Stream) -> State:
-        """The surrogate's own answer, and all that later steps need of it."""
+    def start(self, problem: Any, stream: Stream) -> State:
+        """The surrogate's own answer, or where a baseline begins, and all that later steps need beside the problem."""
         ...
 
     def step(self, problem: Any, state: State) -> State:
@@ -29,7 +31,7 @@ class FixedPoint(Protocol):
         ...
 
     def value(self, state: State) -> Tensor:
-        """What is solved for, (values,)."""
+        """What the original problem is solved for, the known part included, (values,)."""
         ...
 
     def residual(self, problem: Any, state: State) -> Tensor:

@@ -1,5 +1,6 @@
 """The problem that a surrogate's error solves, one family a file."""
 
+from kernels.defect.linear_system import linear_system_defect
 from kernels.defect.semilinear import defect, linear_part, residual
 
-__all__ = ["defect", "linear_part", "residual"]
+__all__ = ["defect", "linear_part", "linear_system_defect", "residual"]
