@@ -4,6 +4,7 @@ from kernels.axes import Draws, Paths, Positions, Times, Vectors
 from kernels.contracts.eigenproblem import Eigenproblem, SpectralSketch
 from kernels.contracts.fixed_point import FixedPoint, State
 from kernels.contracts.integral import ControlVariate, Integral, Integrand
+from kernels.contracts.linear_system import ApproximateSolver, KnownSolve, LeastSquares, LinearSystem
 from kernels.contracts.operator import LinearOperator, Matvec
 from kernels.contracts.poisson import (
     Ball,
@@ -52,6 +53,7 @@ from kernels.streams import Purpose, Stream
 
 __all__ = [
     "NORMAL_FLOP",
+    "ApproximateSolver",
     "Ball",
     "Batch",
     "Box",
@@ -74,8 +76,11 @@ __all__ = [
     "ItoDiffusion",
     "Jet",
     "Known",
+    "KnownSolve",
     "Law",
+    "LeastSquares",
     "LinearOperator",
+    "LinearSystem",
     "Linearisable",
     "LocalDriver",
     "LocalDriverFactory",
