@@ -1,14 +1,14 @@
-"""The scaling law of a surrogate's error in its size and its data: fit, seeds drawn again, frontier of compute."""
+"""The scaling law of an error in the size of a model and its data: fit, data drawn again, frontier of compute."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.streams import Stream
+from kernels.streams import Purpose, Stream
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -24,7 +24,10 @@ HUBER = 0.1, 0.3
 
 ROUNDS = 60
 TIGHT = 1e-6
-"""A descent ends where a round lowers no objective by more than this part."""
+"""A descent ends where a round lowers no objective by more than this part; far below what seeds leave open."""
+
+POLISHED = 1e-12
+"""The same where one fit is to be told from another to six digits."""
 
 SUPPORTS = np.array([s for s in itertools.product((0.0, 1.0), repeat=3) if any(s)])
 """Which of E, A, B are not 0."""
@@ -57,18 +60,60 @@ class ScalingLaw:
         return np.asarray(self.alpha * self.beta / (self.alpha + self.beta))
 
     @property
+    def a_opt(self) -> Array:
+        """beta / (alpha + beta): the best N for C ~ N D grows as C^a_opt (ibid., equation 4)."""
+        return np.asarray(self.beta / (self.alpha + self.beta))
+
+    @property
     def parameters(self) -> Array:
         """How many numbers the data have set."""
         return np.asarray((self.E > 0.0) + 2.0 * (self.A > 0.0) + 2.0 * (self.B > 0.0))
 
 
-def fit(N: Array, D: Array, errors: Array, *, delta: float, start: ScalingLaw | None = None) -> ScalingLaw:
+@dataclass(frozen=True)
+class ScalingFit:
+    """A law of one data set, and how far drawing its rows again moves it."""
+
+    law: ScalingLaw
+    objective: float
+    """sum_i Huber_delta(log L(N_i, D_i) - log L_i): a sum over the rows, and no mean."""
+    laws: ScalingLaw
+    """Of the bootstrap data sets, (n_boot,)."""
+
+    @property
+    def cov(self) -> Array:
+        """Covariance of (E, A, B, alpha, beta), (5, 5); NaN in the rows of what some data set leaves open."""
+        laws = self.laws
+        return np.cov(np.stack([laws.E, laws.A, laws.B, laws.alpha, laws.beta]))
+
+
+def fit_scaling_law(
+    N: Array, D: Array, L: Array, *, delta: float = 1e-3, n_boot: int = 200, seed: int = 0, tight: float = POLISHED
+) -> ScalingFit:
+    """The law of N, D and losses L, (runs,), with a bootstrap of the rows: the fit of Hoffmann et al. (approach 3), to its minimum.
+
+    Besiroglu et al. (arXiv 2404.10102): at delta = 1e-3 the objective is nearly a sum of absolute values and some 1e-3 at its
+    minimum, so that a general minimiser of its mean stops early. ``fit`` stops by the part that a round gains.
+
+    Raises ValueError where ``fit`` does, and for fewer than two bootstrap data sets, which have no covariance.
+    """
+    if n_boot < 2:
+        raise ValueError(f"n_boot = {n_boot}: a covariance needs at least two bootstrap data sets; some 200 tell it to 5 %")
+    law = fit(N, D, L, delta=delta, tight=tight)
+    picks = np.ceil(Stream(seed, Purpose.RESAMPLING).uniform(n_boot, len(N)).numpy() * len(N)).astype(int) - 1
+    again = [fit(N[rows], D[rows], L[rows], delta=delta, start=law) for rows in picks]
+    laws = ScalingLaw(*(np.array([getattr(each, field.name) for each in again]) for field in fields(ScalingLaw)))
+    return ScalingFit(law, float(_huber(np.log(law(N, D)) - np.log(L), delta).sum()), laws)
+
+
+def fit(N: Array, D: Array, errors: Array, *, delta: float, start: ScalingLaw | None = None, tight: float = TIGHT) -> ScalingLaw:
     """The law that minimises sum_i Huber_delta(log L(N_i, D_i) - log L_i), for each of the data sets ``errors`` (..., runs).
 
     Variable projection (Golub and Pereyra 1973; for this law arXiv 2603.22339): the search is over the exponents
     alone, a grid and then a damped Gauss-Newton descent from its best; within it E, A, B are non-negative
     least squares, reweighted. Residuals of logarithms, so that small errors count as much as large ones; Huber's
-    loss, so that a failed seed does not decide. ``start`` is one more law to begin from.
+    loss, so that a failed seed does not decide. ``start`` is one more law to begin from, ``tight`` the part of the
+    objective that a round must gain for another to follow.
 
     Raises ValueError where a number is not positive, or one size or amount of data stands alone.
     """
@@ -90,7 +135,7 @@ def fit(N: Array, D: Array, errors: Array, *, delta: float, start: ScalingLaw | 
         own = np.log(np.nan_to_num([start.alpha, start.beta], nan=1.0)).clip(np.log(LOWEST), np.log(HIGHEST)).reshape(1, 2)
         nearer = _projected(own, x, target, delta, rounds=2)[1] < _projected(best, x, target, delta, rounds=2)[1]
         best = np.where(nearer[:, None], own, best)
-    logs, c = _descended(best, x, target, delta)
+    logs, c = _descended(best, x, target, delta, tight)
     alpha, beta = np.exp(logs.T)
     e, a, b = np.exp(level) * c.T
     law = (e, a * np.exp(alpha * middle[0]), b * np.exp(beta * middle[1]))
@@ -104,13 +149,16 @@ def _columns(logs: Array, x: Array) -> Array:
     return np.concatenate([np.ones((*powers.shape[:-1], 1)), powers], -1)
 
 
+def _huber(r: Array, delta: float) -> Array:
+    size = np.abs(r)
+    return np.where(size < delta, 0.5 * r * r, delta * (size - 0.5 * delta))
+
+
 def _residuals(columns: Array, c: Array, target: Array, delta: float) -> tuple[Array, Array, Array, Array]:
     """L, log L - log of the errors, square roots of Huber's weights, and the objective."""
     fitted = np.maximum((columns @ c[..., None])[..., 0], np.finfo(float).tiny)
     r = np.log(fitted) - target
-    size = np.abs(r)
-    value = np.where(size < delta, 0.5 * r * r, delta * (size - 0.5 * delta)).sum(-1)
-    return fitted, r, np.sqrt(delta / np.maximum(size, delta)), value
+    return fitted, r, np.sqrt(delta / np.maximum(np.abs(r), delta)), _huber(r, delta).sum(-1)
 
 
 def _projected(logs: Array, x: Array, target: Array, delta: float, *, rounds: int, c: Array | None = None) -> tuple[Array, Array]:
@@ -151,7 +199,7 @@ def _nonnegative(a: Array, y: Array) -> Array:
     return np.where(np.any(np.isfinite(gain), axis=-1, keepdims=True), best, 0.0)
 
 
-def _descended(logs: Array, x: Array, target: Array, delta: float) -> tuple[Array, Array]:
+def _descended(logs: Array, x: Array, target: Array, delta: float, tight: float) -> tuple[Array, Array]:
     """Logarithms of the exponents and E, A, B where the damped Gauss-Newton descent in the former ends."""
     c, value = _projected(logs, x, target, delta, rounds=4)
     damping = np.full(len(logs), 1e-2)
@@ -172,7 +220,7 @@ def _descended(logs: Array, x: Array, target: Array, delta: float) -> tuple[Arra
         gained = value[moving] - trial_value
         better = gained > 0.0
         logs[moving[better]], c[moving[better]] = trial[better], trial_c[better]
-        small = gained <= TIGHT * value[moving]
+        small = gained <= tight * value[moving]
         value[moving[better]] = trial_value[better]
         # A step that fails is tried again, shorter, until it is too short to matter.
         done = small & (better | (damping[moving] > 1e4))
