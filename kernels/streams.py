@@ -57,11 +57,8 @@ class Stream:
         return deepcopy(self)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normals, float32 or float64."""
-        return torch.from_numpy(self._generator.standard_normal(shape, dtype=NUMPY[dtype]))
         """Standard normals, float32 or float64: other numbers, not the same ones rounded."""
-        wide = dtype is torch.float64
-        return torch.from_numpy(self._generator.standard_normal(shape, dtype=np.float64 if wide else np.float32))
+        return torch.from_numpy(self._generator.standard_normal(shape, dtype=NUMPY[dtype]))
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform on (0, 1], float32 or float64 of 53 bits: never 0, so a logarithm or a negative power is finite."""

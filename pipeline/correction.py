@@ -19,6 +19,7 @@ from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.baselines import baseline_budget, baseline_methods, with_mlp
 from pipeline.errors import InputError
+from pipeline.family import SEMILINEAR
 from pipeline.fanout import Communicator, drive
 from pipeline.iteration import iterate
 from pipeline.job import Job, RunFolder, digest
@@ -119,14 +120,14 @@ def check_paths(job: Job, method: Method) -> None:
         raise InputError(
             f"correction.max_paths = {job.model.correction.max_paths}: {method.points} points need at least {minimum} paths, "
             f"{minimum // method.points} each over the estimator's {len(method.terms)} terms, for a standard error: "
-            "raise it, ask for fewer points, or set correction.pairs: none"
+            + ("raise it, ask for fewer points, or set correction.pairs: none" if "pairs" in job.family.own else "raise it")
         )
 
 
 def check_kinks(job: Job, surrogate: Surrogate) -> None:
     """Refuse a correction by the surrogate's residual where kinks of g are in it that no path sees: it would be biased."""
     named, gradient = job.model.correction.estimator.name, job.model.correction.gradient
-    if not (job.problem.keeps_kinks and surrogate.meets_terminal):
+    if job.family is not SEMILINEAR or not (job.problem.keeps_kinks and surrogate.meets_terminal):
         return
     if isinstance(surrogate, Fitted):
         raise InputError(

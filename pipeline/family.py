@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.contracts import SemilinearPDE
-from kernels.defect import defect
+from kernels.contracts import Integral, LeastSquares, LinearSystem, Poisson, SemilinearPDE, Trace
+from kernels.defect import defect, integral_defect, linear_system_defect, poisson_defect, trace_defect
 from pipeline import catalogue
 from pipeline.errors import InputError
 
@@ -45,8 +45,12 @@ def of_value(problem: Any, t: Tensor, x: Tensor) -> Truth:
 
 def source(problem: Any) -> str:
     """Where the truth of a problem comes from; empty where it is unknown."""
-    solution = getattr(problem, "solution", None)
-    return solution.source if solution is not None else getattr(problem, "source", "")
+    return getattr(problem, "source", "") or getattr(getattr(problem, "solution", None), "source", "")
+
+
+def of_vector(problem: Any, t: Tensor, x: Tensor) -> Truth:
+    """All that is solved for at once."""
+    return (None, 0.0, "") if problem.solution is None else (problem.solution.numpy(), 0.0, problem.source)
 
 
 SAMPLED = ("atol", "max_paths", "ranks", "oversubscribe")
@@ -61,8 +65,6 @@ class Family:
     """One kind of problem, with its record in ``kernels.contracts`` and its defect in ``kernels.defect``."""
 
     record: type
-    room: str
-    """Room of kernels whose factories make its problems."""
     surrogate: str
     objective: str = ""
     """Of surrogates that are trained by steps."""
@@ -85,7 +87,6 @@ class Family:
 FAMILIES = (
     Family(
         record=SemilinearPDE,
-        room="equations",
         surrogate="mlp",
         objective="path",
         estimator="linearised",
@@ -94,15 +95,62 @@ FAMILIES = (
         defect=lambda problem, surrogate, probes: defect(problem, surrogate, probes=probes),
         truth=of_solution,
     ),
+    Family(
+        record=Integral,
+        surrogate="multilinear",
+        estimator="monte_carlo",
+        defect=lambda problem, surrogate, _: integral_defect(problem, surrogate),
+        dimension="answer",
+        points=one_row,
+        truth=of_value,
+    ),
+    Family(
+        record=Poisson,
+        surrogate="poisson_network",
+        objective="poisson_residual",
+        estimator="walk_on_spheres",
+        own=("points", *SAMPLED),
+        defect=lambda problem, surrogate, _: poisson_defect(problem, surrogate),
+        truth=of_solution,
+    ),
+    Family(
+        record=Trace,
+        surrogate="low_rank_sketch",
+        estimator="hutchinson",
+        defect=lambda problem, surrogate, _: trace_defect(problem, surrogate),
+        dimension="answer",
+        points=one_row,
+        truth=of_value,
+    ),
+    Family(
+        record=LinearSystem,
+        surrogate="learned_solver",
+        estimator="iterative_refinement",
+        own=ITERATED,
+        iterated=True,
+        defect=lambda problem, surrogate, _: linear_system_defect(problem, surrogate),
+        points=one_row,
+        truth=of_vector,
+    ),
+    Family(
+        record=LeastSquares,
+        surrogate="sketched_solver",
+        estimator="sirr",
+        own=ITERATED,
+        iterated=True,
+        defect=lambda problem, surrogate, _: linear_system_defect(problem, surrogate),
+        points=one_row,
+        truth=of_vector,
+    ),
 )
 SEMILINEAR = FAMILIES[0]
 OWN = tuple(dict.fromkeys((*(key for family in FAMILIES for key in family.own), *ITERATED)))
 """Keys of ``correction`` that not every family has."""
 
 
-def of_room(room: str) -> Family:
-    """The family whose problems stand in a room of kernels."""
-    return next(family for family in FAMILIES if family.room == room)
+def of_factory(make: Callable[..., Any]) -> Family | None:
+    """The family of the problems that a factory of ours says it returns."""
+    return next((family for family in FAMILIES if typing.get_type_hints(make).get("return") is family.record), None)
 
 
 def of_record(problem: Any) -> Family | None:

@@ -24,7 +24,7 @@ SAVE_SECONDS = 15.0
 """Time between two states that are kept: what a crash can cost. It decides when to save, never what is computed."""
 
 SHOWN_VALUES = 256
-"""Most values that are kept of every step; of more there are those of the last one alone."""
+"""Most values that are kept of every step; of more there are those of the first and the last one."""
 
 PURPOSES = {"scasml": Purpose.CORRECTION, "plain": Purpose.PLAIN}
 
@@ -33,7 +33,8 @@ PURPOSES = {"scasml": Purpose.CORRECTION, "plain": Purpose.PLAIN}
 class Iteration:
     """A fixed-point method after some of its steps.
 
-    ``values`` (steps + 1, values) and ``residuals`` (steps + 1, values or 1) begin with the surrogate's own answer.
+    ``residuals`` (steps + 1, values or 1) begins with the surrogate's own answer, as ``values`` (steps + 1, values) does,
+    or (at most 2, values) where there are more than SHOWN_VALUES.
     """
 
     state: State
@@ -140,5 +141,5 @@ def _seen(estimator: FixedPoint, problem: Any, state: State, before: Iteration |
     residual = estimator.residual(problem, state).double().numpy()[None]
     if before is None:
         return value, residual
-    kept = before.values if value.shape[1] <= SHOWN_VALUES else before.values[:0]
+    kept = before.values if value.shape[1] <= SHOWN_VALUES else before.values[:1]
     return np.concatenate([kept, value]), np.concatenate([before.residuals, residual])

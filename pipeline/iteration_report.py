@@ -76,12 +76,8 @@ class IterationReport:
     def summary(self) -> dict[str, Any]:
         """The content of report.json; a figure that does not apply or is not finite is null."""
         corrected = self.methods["scasml"].iteration
-        methods = {}
-        if len(corrected.values) == corrected.steps + 1:
-            methods["surrogate"] = {
-                **self._figures(corrected.values[0], corrected.residuals[0]),
-                **{"seconds": self.train_seconds, "flop": None, "paths": None, "steps": 0, "detail": "surrogate alone"},
-            }
+        alone = {"seconds": self.train_seconds, "flop": None, "paths": None, "steps": 0, "detail": "surrogate alone"}
+        methods = {"surrogate": {**self._figures(corrected.values[0], corrected.residuals[0]), **alone}}
         for name, method in self.methods.items():
             found = method.iteration
             methods[name] = {

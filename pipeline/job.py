@@ -313,8 +313,9 @@ def _with_defaults(data: Any) -> Any:
     problem = data.get("problem") if isinstance(data, dict) else None
     if not isinstance(problem, dict) or problem.get("file") is not None or not isinstance(problem.get("name"), str):
         return data
-    kind = family.of_room(catalogue.problem_room(problem["name"], "problem.name"))
-    if kind is family.SEMILINEAR:
+    name = problem["name"]
+    kind = family.of_factory(catalogue.factory(catalogue.problem_room(name, "problem.name"), name, "problem.name"))
+    if kind is None or kind is family.SEMILINEAR:
         return data
     named = {"surrogate": kind.surrogate, "correction.estimator": kind.estimator}
     if kind.objective:
@@ -381,6 +382,10 @@ def _check(job: Job) -> None:
         raise InputError(
             f"correction.pairs = 'quasi': Sobol' points have at most {MAX_DIM} coordinates, and problem.dim = {job.problem.dim}; "
             "use pairs: antithetic"
+        )
+    if points == "reference" and job.family.points is None and not hasattr(job.problem, "start"):
+        raise InputError(
+            f"correction.points = 'reference': '{job.problem.name}' has no reference point; give a number, or a file"
         )
     if isinstance(points, DomainPoints) and points.boundary and job.family.points is None and job.problem.boundary_points is None:
         raise InputError(

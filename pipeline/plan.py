@@ -315,5 +315,7 @@ def correction_plan(folder: RunFolder, job: Job, surrogate: Surrogate, t: Tensor
             plan = choose(job, surrogate, t, x, comm)
         if comm.rank == 0:
             save_plan(folder, job, plan)
-            log(folder.log, f"pilot of {len(plan.tried)} estimators: {plan.chosen}")
+            log(
+                folder.log, f"pilot of {len(plan.tried)} estimators: {plan.chosen}" if plan.tried else f"estimator: {plan.chosen}"
+            )
     return plan

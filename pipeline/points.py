@@ -64,7 +64,7 @@ def count(job: Job) -> int:
 def read_points(path: Path, job: Job) -> tuple[Tensor, Tensor]:
     """(t, x) from a user's .h5 (datasets t, x), .npy or .csv (columns t, x_1 .. x_d)."""
     where = f"correction.points.file = '{path}'"
-    dim, horizon = job.problem.dim, job.problem.horizon
+    dim, horizon = job.problem.dim, getattr(job.problem, "horizon", 0.0)
     try:
         if path.suffix == ".h5":
             try:

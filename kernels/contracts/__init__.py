@@ -2,7 +2,7 @@
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
 from kernels.contracts.eigenproblem import Eigenproblem, SpectralSketch
-from kernels.contracts.fixed_point import FixedPoint, State
+from kernels.contracts.fixed_point import FixedPoint, State, Verdict
 from kernels.contracts.integral import ControlVariate, Integral, Integrand
 from kernels.contracts.linear_system import ApproximateSolver, KnownSolve, LeastSquares, LinearSystem
 from kernels.contracts.operator import LinearOperator, Matvec
@@ -110,6 +110,7 @@ __all__ = [
     "UncertainPlugIn",
     "ValueAndGradient",
     "Vectors",
+    "Verdict",
     "along_paths",
     "require_dim",
     "uniform_ball",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Verdict = Literal["converging", "stagnant", "diverging"]
+from kernels.contracts import Verdict
 
 GROWTHS = 2
 """Steps in a row that each add more than LEAST_GAIN to the residual: the iteration diverges."""

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 
 from kernels.axes import Unknowns
-from kernels.contracts import LinearSystem, State, Stream
+from kernels.contracts import LinearSystem, State, Stream, Verdict
 from kernels.estimators._cycle import Cycle, Smoother, smoothing
-from kernels.estimators._progress import Verdict, advanced, begun, verdict
+from kernels.estimators._progress import advanced, begun, verdict
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kernels.axes import Unknowns
-from kernels.contracts import LeastSquares, State, Stream
+from kernels.contracts import LeastSquares, State, Stream, Verdict
 from kernels.contracts.linear_system import KnownSolve
-from kernels.estimators._progress import Verdict, advanced, begun, verdict
+from kernels.estimators._progress import advanced, begun, verdict
 
 
 @dataclass(frozen=True)
