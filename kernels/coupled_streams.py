@@ -44,7 +44,8 @@ class Coupled(Stream):
     """
 
     def __init__(self, stream: Stream, replicates: int, size: int) -> None:
-        self._generator, self._replicates, self._size = stream._generator, replicates, size
+        self._generator, self._device = stream._generator, stream._device
+        self._replicates, self._size = replicates, size
 
     def _nested(self, rows: int) -> int:
         """m, the number of rows of a batch for each row of the blocks; 0 for a batch of some of those rows only."""
@@ -115,14 +116,14 @@ class Quasi(Coupled):
         if not nested:
             return super().normal(*shape, dtype=dtype)
         centred = _kept(self._net(lead, nested, dim)).to(dtype).mul_(2.0**-22).add_(2.0**-23 - 1.0)
-        return centred.erfinv_().mul_(math.sqrt(2.0))
+        return centred.erfinv_().mul_(math.sqrt(2.0)).to(self._device)
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         *lead, rows = shape
         nested = self._nested(rows)
         if not nested:
             return super().uniform(*shape, dtype=dtype)
-        return _kept(self._net(lead, nested, 1)).to(dtype).mul_(2.0**-23).add_(2.0**-24).reshape(shape)
+        return _kept(self._net(lead, nested, 1)).to(dtype).mul_(2.0**-23).add_(2.0**-24).reshape(shape).to(self._device)
 
 
 def _kept(digits: Bits) -> Tensor:

@@ -18,6 +18,7 @@ from kernels.gradients import GradientEstimator, bismut_elworthy_li, gradient_dr
 from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.baselines import baseline_budget, baseline_methods, with_mlp
+from pipeline.card import card
 from pipeline.errors import InputError
 from pipeline.family import SEMILINEAR
 from pipeline.fanout import Communicator, drive
@@ -42,7 +43,8 @@ def _owner(job: Job, surrogate: Surrogate, *what: Any) -> str:
     content = hashlib.sha256()
     for part in surrogate.state_dict().values():
         content.update(part.cpu().numpy().tobytes())
-    return digest([job.correction_hash, content.hexdigest(), *what])
+    device = [] if job.model.correction.device == "cpu" else [job.model.correction.device]
+    return digest([job.correction_hash, content.hexdigest(), *what, *device])
 
 
 def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate, *, nameless: bool = False) -> Method:
@@ -181,12 +183,14 @@ def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:
         run_points(folder, job)
     comm.share(None)
     t, x = store.load_points(folder.points, job.correction_hash)
+    base = base_values(surrogate, t, x)
+    device = card(job, comm.place, comm.neighbours)
+    surrogate, t, x = surrogate.to(device), t.to(device), x.to(device)
     seed, options = job.model.seed, job.model.correction
     named = {"job": job.resolved, "correction_hash": job.correction_hash}
     plan = correction_plan(folder, job, surrogate, t, x, comm)
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     check_paths(job, method)
-    base = base_values(surrogate, t, x)
     tolerance = within(options.rtol, options.atol, base, method.layout)
     outcome = drive(folder, method, t, x, seed, named, comm, options.max_paths, tolerance)
     ended = (base + outcome.tally.table(outcome.counts)[0], method.flop(outcome.counts)) if comm.rank == 0 else None

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from pipeline import training
-from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, check_tf32, slurm_hosts, until_answers, until_joined
+from pipeline.card import check_card
+from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, check_gpus, slurm_hosts, until_answers, until_joined
 from pipeline.correction import check_kinks, check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method, memory_needed
@@ -60,6 +61,8 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
     check_kinks(job, surrogate)
     points = count(job)
     if here:
+        if not on_ray:
+            check_card(job)
         check_resources(job, memory_needed(job, on_ray=on_ray), on_ray=on_ray)
     check_derivatives(job, surrogate, objectives)
     if not job.family.iterated:
@@ -186,7 +189,7 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
         named = all(any(key.startswith(SLURM_NODE) for key in resources) for resources in alive)
         reserved = [check_capacity(job, nodes, spread=named) for job, _ in work]
         for job, _ in work:
-            check_tf32(job, gpus)
+            check_gpus(job, gpus)
         begin()
         tasks: list[Any] = []
 
@@ -202,7 +205,8 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
                 if named and job.model.correction.ranks > 1:
                     corrected = remote["correct_on_slurm"].options(num_cpus=0).remote(folder, trained, ranks)
                 else:
-                    corrected = remote["correct"].options(num_cpus=ranks).remote(folder, trained)
+                    cards = 1 if job.model.correction.device == "cuda" else 0
+                    corrected = remote["correct"].options(num_cpus=ranks, num_gpus=cards).remote(folder, trained)
                 ends.append(remote["report"].remote(folder, corrected))
                 tasks.extend((trained, corrected, ends[-1]))
             return ends

@@ -17,13 +17,14 @@ from kernels.contracts import Surrogate
 from pipeline import store
 from pipeline.allocation import forecast, met
 from pipeline.baselines import linear_method, plain_method
+from pipeline.card import card
 from pipeline.chunks import POINTS_PER_BLOCK
 from pipeline.correction import base_values, scasml_method
 from pipeline.fanout import compute
 from pipeline.job import Job, RunFolder
 from pipeline.plan import Candidate, Plan, allowed, choose, load_plan
 from pipeline.points import count, points_of
-from pipeline.tally import Method, Tally, within
+from pipeline.tally import Array, Method, Tally, within
 from pipeline.training import one_thread, trained_surrogate, training_flop, working_memory
 
 SHARE_OF_GEMM = 0.5
@@ -175,12 +176,14 @@ def predict(job: Job, folder: RunFolder) -> Prediction:
     """
     surrogate = trained_surrogate(folder, job)
     t, x = store.load_points(folder.points, job.correction_hash) if folder.points.exists() else points_of(job)
+    base, device = base_values(surrogate, t, x), card(job, 0, job.model.correction.ranks)
+    surrogate, t, x = surrogate.to(device), t.to(device), x.to(device)
     with torch.no_grad():
         plan = load_plan(folder, job) or choose(job, surrogate, t, x)
-    return _predict(job, surrogate, plan, t, x)
+    return _predict(job, surrogate, plan, t, x, base)
 
 
-def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: torch.Tensor) -> Prediction:
+def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: torch.Tensor, base: Array) -> Prediction:
     options = job.model.correction
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     layout, tally = method.layout, Tally(method)
@@ -192,7 +195,7 @@ def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: tor
                 began = time.perf_counter()
                 tally.have[block, term, 0] = compute(method, layout.chunk(block, term, 0), t, x, job.model.seed)
                 spent += time.perf_counter() - began
-    tolerance = within(options.rtol, options.atol, base_values(surrogate, t, x), layout)
+    tolerance = within(options.rtol, options.atol, base, layout)
     pilot = tuple(1 for _ in method.terms)
     standings = [tally.standing(block, pilot, tolerance) for block in blocks]
     seen = sum(layout.size(b) for b in blocks)

@@ -53,7 +53,7 @@ def of_vector(problem: Any, t: Tensor, x: Tensor) -> Truth:
     return (None, 0.0, "") if problem.solution is None else (problem.solution.numpy(), 0.0, problem.source)
 
 
-SAMPLED = ("atol", "max_paths", "ranks", "oversubscribe")
+SAMPLED = ("atol", "max_paths", "device", "ranks", "oversubscribe")
 """Keys of ``correction`` that belong to means."""
 
 ITERATED = ("max_steps",)

@@ -100,7 +100,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         tolerance_met=outcome.met,
         losses=checkpoint.losses,
         seconds={"train": checkpoint.seconds, "correct": walls, "report": 0.0},
-        device=f"training on {checkpoint.device}, correction on cpu",
+        device=f"training on {checkpoint.device}, correction on {options.device}",
         confidence=confidence,
         resumed=resumed,
     )

@@ -145,8 +145,8 @@ def measured(
     """Moments of the draws of every trial's terms, and FLOP a draw; the same on every rank, each of which does a part."""
 
     def piece(trial: Trial, number: int, term: str) -> Callable[[], Moments]:
-        stream = Stream(seed, Purpose.PILOT, *trial.address, number)
-        return lambda: Moments.of(trial.estimator.sample(trial.problem, t, x, term, trial.draws, stream).numpy())
+        stream = Stream(seed, Purpose.PILOT, *trial.address, number, device=t.device)
+        return lambda: Moments.of(trial.estimator.sample(trial.problem, t, x, term, trial.draws, stream).cpu().numpy())
 
     terms = [(*trial.estimator.terms, *trial.estimator.biases) for trial in trials]
     pieces = [piece(trial, *numbered) for trial, own in zip(trials, terms, strict=True) for numbered in enumerate(own)]

@@ -200,6 +200,9 @@ class Correction(Record):
     """Also estimate grad u with error bars, from chunks of its own. Not hashed."""
     bounds: Annotated[bool, Rule(YES_NO, "false")] = True
     """Also two-sided bounds, where f is known to be convex or concave, from chunks of their own. Not hashed."""
+    device: Annotated[Literal["cpu", "cuda"], Rule("cpu or cuda", "cpu", ("cpu", "cuda"))] = "cpu"
+    """What a rank computes on: `cuda` gives every rank a GPU of its machine, or a part of one. Not hashed, but chunks of one
+    are not taken for those of the other: their last bits differ."""
     ranks: Annotated[Count, Rule(WHOLE, "2")] = 1
     """MPI ranks, at most one a core. The numbers do not depend on them. Not hashed."""
     oversubscribe: Annotated[bool, Rule(YES_NO, "true")] = False
