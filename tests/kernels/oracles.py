@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kernels.contracts import BrownianMotion, Jet, SemilinearPDE, Solution, uniform_box
 from kernels.streams import Stream
+from pipeline.family import served
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """A function of (t, x), or of (t, feature), row by row."""
@@ -27,11 +28,16 @@ def room(name: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
-EQUATIONS, ESTIMATORS = room("equations"), room("estimators")
-
-
 def factory(of: str, name: str) -> Any:
     return getattr(importlib.import_module(f"kernels.{of}.{name}"), name)
+
+
+def of_semilinear(name: str) -> list[str]:
+    """Entries of a room that work on a SemilinearPDE."""
+    return [entry for entry in room(name) if served(name, factory(name, entry)) is SemilinearPDE]
+
+
+EQUATIONS, ESTIMATORS = room("equations"), of_semilinear("estimators")
 
 
 def equation(name: str, dim: int, **options: Any) -> SemilinearPDE:

@@ -26,7 +26,7 @@ def test_without_a_gpu_the_device_is_refused_before_anything_runs(monkeypatch: p
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check_card(asked("cpu"))
     for refuse in (lambda: check_card(asked("cuda")), lambda: run(asked("cuda"), tmp_path / "run", progress=False)):
-        with pytest.raises(InputError, match="correction.device = 'cuda': PyTorch sees no GPU here: use device: cpu"):
+        with pytest.raises(InputError, match=r"correction\.device = 'cuda': PyTorch sees no GPU here: use device: cpu"):
             refuse()
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="the Ray cluster has no GPU"):
