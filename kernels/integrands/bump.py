@@ -15,7 +15,7 @@ def bump(
     rarity: float = 1000.0,
     p: float = 3.0,
     s: float = 0.05,
-    order: int = 1,
+    order: int = 2,
     centre: float = 0.5,
     power: int = 2,
     noise: float = 0.0,
