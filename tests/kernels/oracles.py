@@ -8,7 +8,7 @@ import math
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -27,11 +27,22 @@ def room(name: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
-EQUATIONS, ESTIMATORS = room("equations"), room("estimators")
-
-
 def factory(of: str, name: str) -> Any:
     return getattr(importlib.import_module(f"kernels.{of}.{name}"), name)
+
+
+def of_semilinear(name: str) -> list[str]:
+    """Entries of a room that serve a SemilinearPDE: by what they solve, or by their factory's first parameter."""
+
+    def serves(make: Any) -> bool:
+        if name == "estimators":
+            return getattr(make(), "solves", SemilinearPDE) is SemilinearPDE
+        return next(iter(get_type_hints(make).values())) is SemilinearPDE
+
+    return [entry for entry in room(name) if serves(factory(name, entry))]
+
+
+EQUATIONS, ESTIMATORS = room("equations"), of_semilinear("estimators")
 
 
 def equation(name: str, dim: int, **options: Any) -> SemilinearPDE:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import EQUATIONS, equation, literal_jet, room
+from oracles import EQUATIONS, equation, literal_jet, of_semilinear
 from rows import row_by_row
 from torch import Tensor
 
@@ -203,7 +203,7 @@ MAKERS = {
 
 
 def test_every_surrogate_of_the_room_is_made_here() -> None:
-    assert set(MAKERS) == set(room("surrogates"))
+    assert set(MAKERS) == set(of_semilinear("surrogates"))
 
 
 @pytest.mark.parametrize("problem_name", ["viscous_burgers", "lqg", "default_risk"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from descent import step
-from oracles import EQUATIONS, Formula, Zero, equation, factory, manufactured, perturbed, room, written
+from oracles import EQUATIONS, Formula, Zero, equation, factory, manufactured, of_semilinear, perturbed, room, written
 
 from kernels.contracts import Jet, Searching, SemilinearPDE
 from kernels.objectives.path import PathLoss, path
@@ -20,7 +20,7 @@ from kernels.objectives.residual import residual
 from kernels.streams import Stream
 from kernels.surrogates.mlp import mlp
 
-OBJECTIVES, OPTIMIZERS = room("objectives"), room("optimizers")
+OBJECTIVES, OPTIMIZERS = of_semilinear("objectives"), room("optimizers")
 manufactured_of = cache(lambda name: manufactured(equation(name, 4)))
 
 
