@@ -104,7 +104,7 @@ def cosine_features(
     seed: int,
     features: int = 512,
     samples: int | None = None,
-    spread: float = 2.0,
+    spread: float = 1.0,
     ridge: float = 1e-14,
 ) -> CosineFeatures:
     """Random cosine features fitted to the equation at uniform points; the boundary values are met exactly.
@@ -120,7 +120,7 @@ def cosine_features(
     if samples < features:
         raise ValueError(f"samples = {samples}: fewer than the {features} features leave them free; use at least 2 x features")
     if not (math.isfinite(spread) and spread > 0.0):
-        raise ValueError(f"spread = {spread}: should be finite and > 0, for example 2")
+        raise ValueError(f"spread = {spread}: should be finite and > 0, for example 1")
     if not (math.isfinite(ridge) and ridge > 0.0):
         raise ValueError(f"ridge = {ridge}: should be finite and > 0, for example 1e-14; without it close features cancel")
     return CosineFeatures(problem, seed=seed, features=features, samples=samples, spread=spread, ridge=ridge)
