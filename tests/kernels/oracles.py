@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 import pkgutil
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,11 +28,17 @@ def room(name: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
-EQUATIONS, ESTIMATORS = room("equations"), room("estimators")
-
-
 def factory(of: str, name: str) -> Any:
     return getattr(importlib.import_module(f"kernels.{of}.{name}"), name)
+
+
+def solves_pdes(name: str) -> bool:
+    """Whether an estimator of the room is one of semilinear equations; others say what they solve."""
+    made = typing.get_type_hints(factory("estimators", name))["return"]
+    return getattr(made, "solves", SemilinearPDE) is SemilinearPDE
+
+
+EQUATIONS, ESTIMATORS = room("equations"), [name for name in room("estimators") if solves_pdes(name)]
 
 
 def equation(name: str, dim: int, **options: Any) -> SemilinearPDE:
