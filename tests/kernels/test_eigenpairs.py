@@ -120,7 +120,7 @@ def test_eigenpairs_stay_where_they_are_whatever_the_sketch(name: str, sketch: s
     values, vectors = truth_of(problem)
     state = method.begin(problem, SKETCHES[sketch], vectors)
     assert method.residual(problem, state).max() < 1e-13
-    after = stepped(method, problem, state, 3)
+    after = method.step(problem, state)
     assert angle(vectors, after["vectors"]) < 1e-12
     assert (method.value(after) - values).abs().max() < 1e-13
 
@@ -145,7 +145,7 @@ def test_a_sketch_that_knows_little_is_corrected_to_rounding(name: str) -> None:
     values, vectors = truth_of(problem)
     state = method.start(problem, fitted(problem, 15), Stream(0, 3))
     first = angle(vectors, state["vectors"])
-    after = stepped(method, problem, state, 14)
+    after = stepped(method, problem, state, 14 if method.accelerate else 60)
     assert first > 1e-4 and angle(vectors, after["vectors"]) < 1e-8 * first
     assert (method.value(after) - values).abs().max() < 1e-14
 
@@ -165,15 +165,15 @@ def test_the_error_falls_by_the_ratio_of_what_the_sketch_leaves_to_what_is_sough
     _, vectors = truth_of(problem)
     whole = spectrum_eigenpairs(300, pairs=10, basis="haar")
     sketch = Sketch(truth_of(whole)[1], truth_of(whole)[0], scale=0.9)
-    for method, approximation, factor in ((METHODS["safe"], sketch, 1.0 / 11.0), (METHODS["safe"], SKETCHED_NOTHING, 0.5)):
-        state = method.begin(problem, approximation, vectors + 1e-2 * haar(300, 1, 4))
-        state = stepped(method, problem, state, 5)
-        before = angle(vectors, state["vectors"])
-        after = angle(vectors, method.step(problem, state)["vectors"])
-        assert after / before == pytest.approx(factor, rel=0.03)
-
-
-SKETCHED_NOTHING = Sketch(haar(300, 1), torch.zeros(1, dtype=torch.float64))
+    nothing = Sketch(haar(300, 1), torch.zeros(1, dtype=torch.float64))
+    for approximation, factor in ((sketch, 1.0 / 11.0), (nothing, 0.5)):
+        error = haar(300, 1, 4)
+        for _ in range(60):
+            state = METHODS["safe"].begin(problem, approximation, vectors + 1e-4 * error)
+            moved = METHODS["safe"].step(problem, state)["vectors"]
+            error = moved - vectors @ (vectors.T @ moved)
+            size, error = float(error.norm()) / 1e-4, error / error.norm()
+        assert size == pytest.approx(factor, rel=0.01)
 
 
 def test_the_spread_of_the_first_correction_is_linear_in_the_error_of_the_vectors() -> None:
@@ -248,7 +248,7 @@ def test_the_books_count_every_product(name: str) -> None:
 @every_method
 def test_the_residual_is_of_the_matrix_itself_however_many_steps_were_made(name: str) -> None:
     problem, method = harmonic(3), METHODS[name]
-    state = stepped(method, problem, method.start(problem, fitted(problem, 9), Stream(0, 3)), 30)
+    state = stepped(method, problem, method.start(problem, fitted(problem, 20), Stream(0, 3)), 30)
     assert (problem.matvec(state["vectors"]) - state["images"]).abs().max() < 1e-14
     assert method.residual(problem, state).shape == (3,) and method.residual(problem, state).max() < 1e-13
 
