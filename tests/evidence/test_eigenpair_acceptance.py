@@ -307,11 +307,14 @@ def sparse_signs(rows: int, columns: int, per: int, seed: int) -> Any:
 
 @pytest.mark.parametrize("name", ["rayleigh", "safe", "accelerated"])
 def test_the_authors_synthetic_matrix(name: str) -> None:
-    """2000 x 50, sigma from 1 to 1e-3 with sigma_2 = sigma_3 + 1e-4, s = 300 rows sketched, 5 pairs, 20 seeds."""
+    """2000 x 50, sigma from 1 to 1e-3 with sigma_2 = sigma_3 + 1e-4, s = 300 rows sketched, 5 pairs, 20 seeds.
+
+    The authors' rival is orthogonal iteration without Rayleigh-Ritz; with it, from the same products, it is far better.
+    """
     method = {"rayleigh": PUBLISHED, "safe": SAFE, "accelerated": FAST}[name]
     sigma = torch.logspace(0.0, -3.0, 50, dtype=torch.float64)
     sigma[1] = sigma[2] + 1e-4
-    corrected, plain, failed = [], [], 0
+    corrected, plain, ritz, failed = [], [], [], 0
     for seed in range(20):
         a = (haar(2000, 50, seed) * sigma) @ haar(50, 50, 100 + seed).T
         problem = Eigenproblem(name="synthetic", dim=50, pairs=5, matvec=partial_gram(a), cost=4.0 * a.numel())
@@ -325,10 +328,14 @@ def test_the_authors_synthetic_matrix(name: str) -> None:
         off = off_by(state, sigma[:5])
         corrected.append(off[1:3].tolist())
         failed += int(off.max() > 1e-4)
-        plain.append((subspace(problem, vectors, 10)[-1].sqrt() - sigma[:5]).abs()[1:3].tolist())
-    found, rival = np.median(corrected, axis=0), np.median(plain, axis=0)
+        ritz.append((subspace(problem, vectors, 10)[-1].sqrt() - sigma[:5]).abs()[1:3].tolist())
+        for _ in range(10):
+            vectors = torch.linalg.qr(problem.matvec(vectors)).Q
+        plain.append((torch.linalg.vector_norm(a @ vectors, dim=0) - sigma[:5]).abs()[1:3].tolist())
+    found, rival, better = (np.median(of, axis=0) for of in (corrected, plain, ritz))
     print(
-        f"synthetic, {name}: sigma_2, sigma_3 {found[0]:.0e} {found[1]:.0e}, subspace {rival[0]:.0e} {rival[1]:.0e}, failed {failed}/20"
+        f"synthetic, {name}: sigma_2, sigma_3 {found[0]:.0e} {found[1]:.0e}, orthogonal iteration {rival[0]:.0e} {rival[1]:.0e}, "
+        f"with Rayleigh-Ritz {better[0]:.0e} {better[1]:.0e}, failed {failed}/20"
     )
     assert (found <= 1e-10).all() and (rival >= 1e-6).all()
 
