@@ -80,7 +80,7 @@ def require_order(positive: bool, symmetric: bool) -> None:
         raise ValueError("positive = True with symmetric = False: positive means symmetric positive semidefinite; drop one")
 
 
-def dense(matrix: Float[Tensor, "dim dim"], name: str = "dense") -> LinearOperator:
+def dense(matrix: Tensor, name: str = "dense") -> LinearOperator:
     """A given matrix as an operator; whether it is symmetric is seen, whether it is positive is not asked."""
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"a matrix of shape {tuple(matrix.shape)}: a trace and eigenpairs need a square one")

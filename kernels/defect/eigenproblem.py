@@ -40,26 +40,22 @@ def corrections(
 
     Residual form: (mu - A^)^-1 (A - A^) u, the same where mu = lambda, loses u where u is an eigenvector of A^.
     """
-    root, done = sketched.sqrt(), vectors[:, :0]
-    out = []
+    root, seen = sketched.sqrt(), basis.mT @ residuals
+    before, overlap, out = vectors[:, :0], (vectors[:, :0]).mT @ basis, []
     for j in range(vectors.shape[1]):
-        before = done if lazy else vectors[:, :j]
-        overlap = before.mT @ basis
-        gram = torch.diag(sketched) - (root[:, None] * overlap.mT) @ (overlap * root)
-        spectrum, rotation = torch.linalg.eigh(gram)
-        value = values[j]
+        spectrum, rotation = torch.linalg.eigh(torch.diag(sketched) - (root[:, None] * overlap.mT) @ (overlap * root))
+        value, residual = values[j], residuals[:, j]
         shift = torch.maximum(value, MARGIN * spectrum[-1]) if safe else value
         gap = shift - spectrum
         # At lambda itself an eigenvalue of the sketch may lie: far off instead of infinite.
         least = torch.finfo(gap.dtype).eps * shift.abs().clamp_min(torch.finfo(gap.dtype).tiny)
         gap = torch.where(gap.abs() < least, least, gap)
-        residual = residuals[:, j]
-        seen = root * (basis.mT @ residual - overlap.mT @ (before.mT @ residual))
-        back = root * (rotation @ ((rotation.mT @ seen) / gap))
+        off_before = root * (seen[:, j] - overlap.mT @ (before.mT @ residual))
+        back = root * (rotation @ ((rotation.mT @ off_before) / gap))
         z = (residual + basis @ back - before @ (overlap @ back)) / shift
         out.append(z)
-        if lazy:
-            done = torch.cat((done, off(done, (vectors[:, j] - z)[:, None])), 1)
+        new = off(before, (vectors[:, j] - z)[:, None]) if lazy else vectors[:, j : j + 1]
+        before, overlap = torch.cat((before, new), 1), torch.cat((overlap, new.mT @ basis))
     return torch.stack(out, 1)
 
 

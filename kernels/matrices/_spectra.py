@@ -28,4 +28,4 @@ def eigenvalues(dim: int, spectrum: Spectrum, exponent: float) -> Float[Tensor, 
         return (i + 1.0) ** -exponent
     if spectrum in ("slowexp", "fastexp"):
         return (0.9 if spectrum == "slowexp" else 0.7) ** i
-    return torch.where(i < STEP, 1.0, 1e-3 if spectrum == "smallstep" else 1e-8)
+    return torch.full_like(i, 1e-3 if spectrum == "smallstep" else 1e-8).masked_fill(i < STEP, 1.0)
