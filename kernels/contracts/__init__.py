@@ -24,6 +24,7 @@ from kernels.contracts.semilinear import (
     ValueAndGradient,
     require_dim,
 )
+from kernels.contracts.snapshots import KnownModes, Modes, OperatorStream, SnapshotStream
 from kernels.contracts.training import Batch, Fitted, Searching
 from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
 from kernels.point_samplers import (
@@ -52,6 +53,7 @@ __all__ = [
     "ItoDiffusion",
     "Jet",
     "Known",
+    "KnownModes",
     "KnownSolve",
     "Law",
     "LeastSquares",
@@ -59,6 +61,8 @@ __all__ = [
     "Linearisable",
     "LocalDriver",
     "LocalDriverFactory",
+    "Modes",
+    "OperatorStream",
     "Paths",
     "PointSampler",
     "PointwiseField",
@@ -68,6 +72,7 @@ __all__ = [
     "Reference",
     "Searching",
     "SemilinearPDE",
+    "SnapshotStream",
     "Solution",
     "State",
     "Stream",
