@@ -12,7 +12,8 @@ from kernels.axes import Unknowns
 from kernels.contracts import LinearSystem, Stream
 from kernels.contracts.linear_system import Operator
 from kernels.defect import linear_system_defect
-from kernels.estimators.flexible_krylov import FlexibleKrylov, flexible_krylov
+from kernels.estimators._fgmres import FGMRES
+from kernels.estimators.flexible_krylov import FlexibleCG, flexible_krylov
 from kernels.estimators.iterative_refinement import IterativeRefinement, iterative_refinement
 
 
@@ -110,7 +111,7 @@ def refine(
     return RefineResult(x, residuals, rate, diverged, verdict == "stagnant" and residuals[-1] > tol)
 
 
-def _method(mode: str, smoother: str | None, sweeps: int) -> IterativeRefinement | FlexibleKrylov:
+def _method(mode: str, smoother: str | None, sweeps: int) -> IterativeRefinement | FlexibleCG | FGMRES:
     smooth: Literal["none", "jacobi"] = "none" if smoother is None else smoother  # type: ignore[assignment]
     if mode == "richardson":
         return iterative_refinement(smoother=smooth, sweeps=sweeps)
@@ -120,7 +121,7 @@ def _method(mode: str, smoother: str | None, sweeps: int) -> IterativeRefinement
 
 
 def _follow(
-    method: IterativeRefinement | FlexibleKrylov, problem: LinearSystem, tol: float, max_steps: int
+    method: IterativeRefinement | FlexibleCG | FGMRES, problem: LinearSystem, tol: float, max_steps: int
 ) -> tuple[Tensor, list[float], str]:
     """Steps to the tolerance, or until the residual grows or stands: value, relative residuals, the last verdict."""
     state = method.start(problem, Stream(0))

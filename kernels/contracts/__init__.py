@@ -38,6 +38,7 @@ from kernels.contracts.semilinear import (
     ValueAndGradient,
     require_dim,
 )
+from kernels.contracts.snapshots import KnownModes, Modes, OperatorStream, SnapshotStream
 from kernels.contracts.trace import Compression, Trace
 from kernels.contracts.training import Batch, Fitted, PlugIn, Searching, UncertainPlugIn
 from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
@@ -76,6 +77,7 @@ __all__ = [
     "ItoDiffusion",
     "Jet",
     "Known",
+    "KnownModes",
     "KnownSolve",
     "Law",
     "LeastSquares",
@@ -85,6 +87,8 @@ __all__ = [
     "LocalDriver",
     "LocalDriverFactory",
     "Matvec",
+    "Modes",
+    "OperatorStream",
     "Paths",
     "PlugIn",
     "PointSampler",
@@ -97,6 +101,7 @@ __all__ = [
     "Reference",
     "Searching",
     "SemilinearPDE",
+    "SnapshotStream",
     "Solution",
     "SpaceField",
     "SpaceJet",

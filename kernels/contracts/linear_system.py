@@ -58,8 +58,10 @@ class KnownSolve:
     """x^; the solution of the original problem is x^ + the defect's."""
     solve: Operator
     """r -> B r."""
+    rhs: Tensor
+    """b of the original problem."""
     scale: float
-    """Norm of the original right-hand side: residuals are relative to it."""
+    """What residuals of the original problem are relative to."""
     cost: float
     """Model FLOP of ``solve``."""
     distortion: float | None = None
@@ -104,6 +106,10 @@ class LinearSystem:
         """What residuals are relative to: the norm of b, of the original one for a defect; 1 where b = 0."""
         return self.known.scale if self.known is not None else float(torch.linalg.vector_norm(self.rhs)) or 1.0
 
+    def residual(self, e: Unknowns) -> Unknowns:
+        """b - A e; of a defect formed as the original b - A (x^ + e), since (b - A x^) - A e keeps the rounding of A x^."""
+        return self.rhs - self.matvec(e) if self.known is None else self.known.rhs - self.matvec(self.known.solution + e)
+
     def flop(self) -> float:
         """Model FLOP of one product with a vector; by default that of a dense matrix."""
         return self.cost if self.cost is not None else 2.0 * self.dim**2
@@ -141,6 +147,11 @@ class LeastSquares:
     def scale(self) -> float:
         """What residuals are relative to: the norm of A^T b, of the original b for a defect; 1 where it is 0."""
         return self.known.scale if self.known is not None else float(torch.linalg.vector_norm(self.rmatvec(self.rhs))) or 1.0
+
+    def gradient(self, e: Unknowns) -> Unknowns:
+        """A^T (b - A e), 0 at the solution; of a defect formed as the original A^T (b - A (x^ + e)), which is the stabler."""
+        left = self.rhs - self.matvec(e) if self.known is None else self.known.rhs - self.matvec(self.known.solution + e)
+        return self.rmatvec(left)
 
     def flop(self) -> float:
         """Model FLOP of one product with A or A^T; by default that of a dense matrix."""

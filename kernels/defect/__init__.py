@@ -5,6 +5,7 @@ from kernels.defect.integral import integral_defect
 from kernels.defect.linear_system import linear_system_defect
 from kernels.defect.poisson import poisson_defect
 from kernels.defect.semilinear import defect, linear_part, residual
+from kernels.defect.snapshots import snapshots_defect
 from kernels.defect.trace import trace_defect
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "linear_system_defect",
     "poisson_defect",
     "residual",
+    "snapshots_defect",
     "trace_defect",
 ]

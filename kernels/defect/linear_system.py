@@ -13,7 +13,7 @@ System = TypeVar("System", LinearSystem, LeastSquares)
 def linear_system_defect(problem: System, surrogate: ApproximateSolver) -> System:
     """A e = b - A x^, e = x - x^ (min |A e - (b - A x^)| for least squares): iterative refinement's problem (Wilkinson 1963).
 
-    Its ``known`` part is x^, the surrogate's r -> B r, and the norm that residuals stay relative to.
+    Its ``known`` part is x^, the surrogate's r -> B r, b, and what residuals stay relative to.
     """
     x = surrogate.answer()
     if x.shape != (problem.dim,):
@@ -29,6 +29,7 @@ def linear_system_defect(problem: System, surrogate: ApproximateSolver) -> Syste
         known=KnownSolve(
             solution=x,
             solve=surrogate.solve,
+            rhs=problem.rhs,
             scale=problem.scale,
             cost=surrogate.solve_flop(),
             distortion=surrogate.distortion,

@@ -70,3 +70,8 @@ def smoothing(smoother: Smoother, sweeps: int) -> int:
     if smoother == "jacobi" and sweeps < 1:
         raise ValueError(f"sweeps = {sweeps}: a smoother makes at least one; for no smoothing take smoother 'none'")
     return sweeps if smoother == "jacobi" else 0
+
+
+def known_solution(problem: LinearSystem) -> Unknowns:
+    """The part of the solution that a defect was formed from, 0 of a plain problem."""
+    return torch.zeros_like(problem.rhs) if problem.known is None else problem.known.solution

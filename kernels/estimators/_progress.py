@@ -18,15 +18,15 @@ STALLS = 3
 LEAST_GAIN = 0.01
 
 
-def begun(residual: Tensor) -> Tensor:
-    """Progress before the first step, (3,): norm of the residual, growths in a row, stalls in a row."""
-    return torch.stack((torch.linalg.vector_norm(residual), residual.new_zeros(()), residual.new_zeros(())))
+def begun(norm: Tensor) -> Tensor:
+    """Progress before the first step, (3,): this norm of the residual, growths in a row, stalls in a row."""
+    return torch.stack((norm, torch.zeros_like(norm), torch.zeros_like(norm)))
 
 
-def advanced(progress: Tensor, residual: Tensor) -> Tensor:
-    """Progress after a step that left this residual."""
+def advanced(progress: Tensor, residual_norm: Tensor) -> Tensor:
+    """Progress after a step that left a residual of this norm."""
     last, growths, stalls = progress.tolist()
-    norm = float(torch.linalg.vector_norm(residual))
+    norm = float(residual_norm)
     grew = not norm <= (1.0 + LEAST_GAIN) * last
     stalled = not grew and norm > (1.0 - LEAST_GAIN) * last
     return progress.new_tensor([norm, growths + 1.0 if grew else 0.0, stalls + 1.0 if stalled else 0.0])

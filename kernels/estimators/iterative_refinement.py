@@ -9,8 +9,8 @@ import torch
 
 from kernels.axes import Unknowns
 from kernels.contracts import LinearSystem, State, Stream, Verdict
-from kernels.estimators._cycle import Cycle, Smoother, smoothing
-from kernels.estimators._progress import advanced, begun, verdict
+from kernels.estimators._cycle import Cycle, Smoother, known_solution, smoothing
+from kernels.estimators._progress import Verdict, advanced, begun, verdict
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,20 @@ class IterativeRefinement:
             )
         zero = torch.zeros_like(problem.rhs)
         return {
-            "known": zero if problem.known is None else problem.known.solution,
+            "known": known_solution(problem),
             "correction": zero,
             "residual": problem.rhs,
             "best": zero,
             "smallest": torch.linalg.vector_norm(problem.rhs)[None],
-            "progress": begun(problem.rhs),
+            "progress": begun(torch.linalg.vector_norm(problem.rhs)),
         }
 
     def step(self, problem: LinearSystem, state: State) -> State:
         if self.verdict(state) == "diverging":
             return state
         correction = state["correction"] + self.cycle(problem, state["residual"])
-        residual = problem.rhs - problem.matvec(correction)
-        progress = advanced(state["progress"], residual)
+        residual = problem.residual(correction)
+        progress = advanced(state["progress"], torch.linalg.vector_norm(residual))
         improved = bool(progress[0] < state["smallest"][0])
         return {
             "known": state["known"],

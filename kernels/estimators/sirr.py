@@ -33,13 +33,13 @@ class SIRR:
 
     def start(self, problem: LeastSquares, stream: Stream) -> State:
         zero = problem.rhs.new_zeros(problem.dim)
-        gradient = problem.rmatvec(problem.rhs)
+        gradient = problem.gradient(zero)
         return {
             "known": _known(problem)[0].solution,
             "correction": zero,
             "increment": zero,
             "gradient": gradient,
-            "progress": begun(gradient),
+            "progress": begun(torch.linalg.vector_norm(gradient)),
         }
 
     def step(self, problem: LeastSquares, state: State) -> State:
@@ -50,13 +50,13 @@ class SIRR:
         else:
             increment = self._recursive(problem, known, (1.0 - eta**2) ** 2 / (1.0 + eta**2), z, self.depth)
         correction = state["correction"] + increment
-        gradient = problem.rmatvec(problem.rhs - problem.matvec(correction))
+        gradient = problem.gradient(correction)
         return {
             "known": state["known"],
             "correction": correction,
             "increment": increment,
             "gradient": gradient,
-            "progress": advanced(state["progress"], gradient),
+            "progress": advanced(state["progress"], torch.linalg.vector_norm(gradient)),
         }
 
     def _recursive(self, problem: LeastSquares, known: KnownSolve, alpha: float, z: Tensor, depth: int) -> Tensor:
