@@ -1,6 +1,7 @@
 """The nouns: problem records, and the protocols of surrogates and estimators, one family a file."""
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
+from kernels.contracts.experiment import Experiment, Replicate, SizeCost
 from kernels.contracts.fixed_point import FixedPoint, State
 from kernels.contracts.semilinear import (
     NORMAL_FLOP,
@@ -43,6 +44,7 @@ __all__ = [
     "Draws",
     "Driver",
     "Estimator",
+    "Experiment",
     "Fitted",
     "FixedPoint",
     "GeometricBrownianMotion",
@@ -61,8 +63,10 @@ __all__ = [
     "ProfileJet",
     "Purpose",
     "Reference",
+    "Replicate",
     "Searching",
     "SemilinearPDE",
+    "SizeCost",
     "Solution",
     "State",
     "Stream",
