@@ -44,7 +44,8 @@ class Coupled(Stream):
     """
 
     def __init__(self, stream: Stream, replicates: int, size: int) -> None:
-        self._generator, self._replicates, self._size = stream._generator, replicates, size
+        self._generator, self._device = stream._generator, stream._device
+        self._replicates, self._size = replicates, size
 
     def _nested(self, rows: int) -> int:
         """m, the number of rows of a batch for each row of the blocks; 0 for a batch of some of those rows only."""
@@ -71,16 +72,16 @@ class Mirrored(Coupled):
         nested = self._nested(rows) or 1
         return rows // (2 * nested), nested
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         *lead, rows, dim = shape
         pairs, nested = self._half(rows)
-        half = super().normal(*lead, pairs, nested, dim)
+        half = super().normal(*lead, pairs, nested, dim, dtype=dtype)
         return torch.stack((half, -half), dim=-3).reshape(shape)
 
-    def uniform(self, *shape: int) -> Tensor:
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         *lead, rows = shape
         pairs, nested = self._half(rows)
-        half = super().uniform(*lead, pairs, nested)
+        half = super().uniform(*lead, pairs, nested, dtype=dtype)
         return torch.stack((half, half), dim=-2).reshape(shape)
 
 
@@ -109,20 +110,20 @@ class Quasi(Coupled):
         digits ^= generator.integers(2**32, size=digits.shape, dtype=np.uint32) >> np.uint32(k)
         return digits.reshape(*lead, -1, dim)
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         *lead, rows, dim = shape
         nested = self._nested(rows)
         if not nested:
-            return super().normal(*shape)
-        centred = _kept(self._net(lead, nested, dim)).mul_(2.0**-22).add_(2.0**-23 - 1.0)
-        return centred.erfinv_().mul_(math.sqrt(2.0))
+            return super().normal(*shape, dtype=dtype)
+        centred = _kept(self._net(lead, nested, dim)).to(dtype).mul_(2.0**-22).add_(2.0**-23 - 1.0)
+        return centred.erfinv_().mul_(math.sqrt(2.0)).to(self._device)
 
-    def uniform(self, *shape: int) -> Tensor:
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         *lead, rows = shape
         nested = self._nested(rows)
         if not nested:
-            return super().uniform(*shape)
-        return _kept(self._net(lead, nested, 1)).mul_(2.0**-23).add_(2.0**-24).reshape(shape)
+            return super().uniform(*shape, dtype=dtype)
+        return _kept(self._net(lead, nested, 1)).to(dtype).mul_(2.0**-23).add_(2.0**-24).reshape(shape).to(self._device)
 
 
 def _kept(digits: Bits) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from kernels.contracts import Fitted, Surrogate
 from kernels.estimators.feynman_kac import feynman_kac
 from kernels.estimators.picard import picard
 from kernels.streams import Purpose
@@ -36,15 +37,30 @@ def mlp_method(job: Job, points: int, levels: int, samples: int) -> Method:
     return Method(f"mlp-{levels}-{samples}", Purpose.MLP, estimator, job.problem, owner, points)
 
 
+def plain_method(job: Job, points: int) -> Method:
+    """The correction's own estimator on the problem itself: what it does without a surrogate."""
+    owner = digest(["plain", job.correction_hash])
+    return Method("plain", Purpose.PLAIN, job.estimator(), job.problem, owner, points)
+
+
+def baseline_budget(job: Job, surrogate: Surrogate, budget: float) -> float:
+    """FLOP of a baseline beside a correction that takes ``budget``: what a fit spends on the same problem counts too."""
+    if "plain" in job.family.baselines and isinstance(surrogate, Fitted):
+        return budget + surrogate.fit_cost()[0]
+    return budget
+
+
 def baseline_methods(job: Job, plan: Plan, points: int, budget: float) -> list[Method]:
     """The Monte Carlo baselines the report asks for and the correction's FLOP pay for.
 
     Raises InputError where the plan has no (n, M) of plain MLP for this ``budget``.
     """
     chosen = []
-    if "linear" in job.model.report.baselines:
+    if "plain" in job.baselines:
+        chosen.append(plain_method(job, points))
+    if "linear" in job.baselines:
         chosen.append(linear_method(job, points))
-    if "mlp" in job.model.report.baselines:
+    if "mlp" in job.baselines:
         if plan.mlp is None or plan.mlp_budget != budget:
             raise InputError(
                 "report.baselines = [..., mlp]: its n and M are not chosen yet for what this correction spends: "

@@ -20,7 +20,9 @@ from typing import Any, Literal
 from pipeline.errors import InputError, Interrupted, nearest
 from pipeline.messages import shown
 
-ROOMS = ("equations", "surrogates", "objectives", "optimizers", "estimators")
+PROBLEMS = ("equations", "integrands", "elliptic", "traces", "linear_systems")
+"""Rooms of problems, one a family."""
+ROOMS = (*PROBLEMS, "surrogates", "objectives", "optimizers", "estimators")
 SINGULAR = {room: room.removesuffix("s") for room in ROOMS}
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null", Any: "any value"}
 LARGEST = 2**63
@@ -38,6 +40,14 @@ def factory(room: str, name: str, where: str, *, also: Iterable[str] = ()) -> Ca
     if name not in known:
         raise InputError(f"{where} = {shown(name)}: no such {SINGULAR[room]}.{nearest(name, [*known, *also])}")
     return getattr(importlib.import_module(f"kernels.{room}.{name}"), name)
+
+
+def problem_room(name: str, where: str) -> str:
+    """The room in which a problem of this name stands."""
+    rooms = {known: room for room in PROBLEMS for known in names(room)}
+    if name not in rooms:
+        raise InputError(f"{where} = {shown(name)}: no such problem.{nearest(name, rooms)}")
+    return rooms[name]
 
 
 def learns(make: Callable[..., Any]) -> Literal["steps", "fit", "nothing"]:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from kernels.bounds import Bound
-from kernels.contracts import Estimator, SemilinearPDE
+from kernels.contracts import Estimator
 from kernels.gradients import GradientEstimator
 
 Sampled = Estimator | Bound | GradientEstimator
 """What is sampled term by term."""
+
+
+@runtime_checkable
+class InChunks(Protocol):
+    """An estimator whose draws are so dear, or so well batched, that a chunk of it has a size of its own."""
+
+    chunk_draws: int
+    """Draws of a chunk at one point, of every term, at least 2."""
+
 
 POINTS_PER_BLOCK = 16
 MIN_DRAWS = 32
@@ -64,15 +74,18 @@ class Layout:
     draws: tuple[int, ...]
 
     @classmethod
-    def of(cls, points: int, estimator: Sampled, problem: SemilinearPDE, *, coupled: int = 1) -> Layout:
+    def of(cls, points: int, estimator: Sampled, problem: Any, *, coupled: int = 1) -> Layout:
         """Chunks of about CHUNK_FLOP, within CHUNK_PATHS draws and CHUNK_ROWS rows.
 
-        They have MIN_DRAWS draws a point at least, and MIN_BATCH in all.
+        They have MIN_DRAWS draws a point at least, and MIN_BATCH in all, unless the estimator is InChunks.
         A draw of the first term is the mean over ``coupled`` paths.
         """
         size = min(points, POINTS_PER_BLOCK)
+        terms = (*estimator.terms, *estimator.biases)
+        if isinstance(estimator, InChunks):
+            return cls(points, tuple(estimator.chunk_draws for _ in terms))
         sizes = []
-        for number, term in enumerate((*estimator.terms, *estimator.biases)):
+        for number, term in enumerate(terms):
             share = 1.0 if number == 0 else LATER_SHARE
             work = (1.0 if size == 1 else share) * CHUNK_FLOP
             draws = MIN_COUPLED if number == 0 and coupled > 2 else MIN_DRAWS

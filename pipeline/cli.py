@@ -91,7 +91,7 @@ def run(job: JobFile, out: Out = None, set_: Set = None, only: Only = None, inli
     if todo:
         model = todo[0].job.model
         stages: dict[str, int | None] = {"training": model.training.total_steps, "scasml": None}
-        stages |= {baseline: None for baseline in model.report.baselines if baseline != "surrogate"}
+        stages |= {baseline: None for baseline in todo[0].job.baselines if baseline != "surrogate"}
         with followed([w.folder.log for w in todo], stages=stages, labels=[w.label for w in todo]):
             if inline:
                 for w in todo:
@@ -161,8 +161,8 @@ def report(
 ) -> None:
     """Fold the chunks of a finished correction into report.h5, report.json and report.html."""
     from pipeline.dag import report_stage
-    from pipeline.figures import save_images
     from pipeline.resources import check_writable
+    from pipeline.results import save_images
     from pipeline.work import check_corrected, planned
 
     work = planned(job, out, set_)
@@ -205,17 +205,18 @@ def check(job: JobFile, out: Out = None, set_: Set = None, inline: Inline = Fals
 
 @app.command()
 def problems() -> None:
-    """The equations a job can name: options, dimensions, and what is known about the truth."""
+    """The problems a job can name: options, dimensions, and what is known about the truth."""
+    from pipeline.catalogue import PROBLEMS
     from pipeline.listing import listing
 
-    console.print("\n".join(listing(["equations"], min(console.width, 100))), markup=False, soft_wrap=True)
+    console.print("\n".join(listing(list(PROBLEMS), min(console.width, 100))), markup=False, soft_wrap=True)
 
 
 @app.command("catalogue")
 def catalogue_(
     part: Annotated[list[str] | None, typer.Argument(help="estimators, correction.estimator, ...; default all")] = None,
 ) -> None:
-    """All that a job can name, with options: equations, surrogates, objectives, optimizers, estimators."""
+    """All that a job can name, with options: problems, surrogates, objectives, optimizers, estimators."""
     from pipeline.listing import listing, rooms_for
 
     console.print("\n".join(listing(rooms_for(part or []), min(console.width, 100))), markup=False, soft_wrap=True)

@@ -81,8 +81,10 @@ def until_joined(ray: Any, signals: NotedSignals) -> None:
         time.sleep(LOOK_SECONDS)
 
 
-def check_tf32(job: Job, gpus: float) -> None:
-    """InputError where a phase is to train in TF32 on a cluster without a GPU for every worker, before anything is written."""
+def check_gpus(job: Job, gpus: float) -> None:
+    """InputError where a cluster lacks the GPUs of a job, one for every worker of a phase in TF32 or one for a correction."""
+    if job.model.correction.device == "cuda" and gpus < 1:
+        raise InputError("correction.device = 'cuda': the Ray cluster has no GPU: use device: cpu, or a cluster with GPUs")
     workers = max(1, job.model.training.workers)
     for key, phase in zip(PHASES, job.model.training.phases, strict=False):
         if phase.precision == "tf32" and gpus < workers:

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kernels.bounds import hopf_cole, pathwise, policy
-from kernels.contracts import Fitted, SemilinearPDE, Surrogate
+from kernels.contracts import Fitted, PlugIn, SemilinearPDE, Surrogate, UncertainPlugIn
 from kernels.gradients import GradientEstimator, bismut_elworthy_li, gradient_draws
 from kernels.streams import Purpose, Stream
 from pipeline import store
-from pipeline.baselines import baseline_methods, with_mlp
+from pipeline.baselines import baseline_budget, baseline_methods, with_mlp
+from pipeline.card import card
 from pipeline.errors import InputError
+from pipeline.family import SEMILINEAR
 from pipeline.fanout import Communicator, drive
+from pipeline.iteration import iterate
 from pipeline.job import Job, RunFolder, digest
 from pipeline.plan import Candidate, correction_plan
 from pipeline.points import run_points
@@ -40,7 +43,8 @@ def _owner(job: Job, surrogate: Surrogate, *what: Any) -> str:
     content = hashlib.sha256()
     for part in surrogate.state_dict().values():
         content.update(part.cpu().numpy().tobytes())
-    return digest([job.correction_hash, content.hexdigest(), *what])
+    device = [] if job.model.correction.device == "cpu" else [job.model.correction.device]
+    return digest([job.correction_hash, content.hexdigest(), *what, *device])
 
 
 def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate, *, nameless: bool = False) -> Method:
@@ -52,14 +56,15 @@ def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate
 
 def bound_methods(job: Job, surrogate: Surrogate, points: int) -> list[Method]:
     """The sharpest bound of either side that the driver's curvature allows, on the defect; none where it is unknown."""
-    problem, found = job.defect(surrogate), {}
+    if "bounds" not in job.family.own:
+        return []
+    problem, found = job.defect(surrogate, job.probes), {}
     for make in (policy, hopf_cole, pathwise):
         bound = make()
         try:
             side = bound.side(problem)
-            bound.sample(
-                problem, *job.problem.sample_points(1, Stream(0, Purpose.PILOT)), bound.terms[0], 2, Stream(0, Purpose.PILOT)
-            )
+            t, x = job.problem.sample_points(1, Stream(0, Purpose.PILOT))
+            bound.sample(problem, t, x, bound.terms[0], 2, Stream(0, Purpose.PILOT))
         except ValueError:
             continue
         if side not in found:
@@ -96,7 +101,9 @@ class Gradient:
 def gradient_method(job: Job, surrogate: Surrogate, points: int) -> Method:
     """The gradient of the surrogate's error."""
     estimator, owner = Gradient(bismut_elworthy_li()), _owner(job, surrogate, "gradient")
-    return Method("gradient", Purpose.GRADIENT, estimator, job.defect(surrogate), owner, points, axes=(job.problem.dim,))
+    return Method(
+        "gradient", Purpose.GRADIENT, estimator, job.defect(surrogate, job.probes), owner, points, axes=(job.problem.dim,)
+    )
 
 
 def companions(job: Job, surrogate: Surrogate, points: int, budget: float) -> list[tuple[Method, float]]:
@@ -115,14 +122,14 @@ def check_paths(job: Job, method: Method) -> None:
         raise InputError(
             f"correction.max_paths = {job.model.correction.max_paths}: {method.points} points need at least {minimum} paths, "
             f"{minimum // method.points} each over the estimator's {len(method.terms)} terms, for a standard error: "
-            "raise it, ask for fewer points, or set correction.pairs: none"
+            + ("raise it, ask for fewer points, or set correction.pairs: none" if "pairs" in job.family.own else "raise it")
         )
 
 
 def check_kinks(job: Job, surrogate: Surrogate) -> None:
     """Refuse a correction by the surrogate's residual where kinks of g are in it that no path sees: it would be biased."""
     named, gradient = job.model.correction.estimator.name, job.model.correction.gradient
-    if not (job.problem.keeps_kinks and surrogate.meets_terminal):
+    if job.family is not SEMILINEAR or not (job.problem.keeps_kinks and surrogate.meets_terminal):
         return
     if isinstance(surrogate, Fitted):
         raise InputError(
@@ -150,34 +157,51 @@ def base_and_gradient(surrogate: Surrogate, t: Tensor, x: Tensor) -> tuple[NDArr
     return value, gradient
 
 
-def base_values(surrogate: Surrogate, t: Tensor, x: Tensor) -> NDArray[np.float64]:
-    """The surrogate at the points, (points,), in float64 throughout."""
+def base_values(surrogate: Surrogate | PlugIn, t: Tensor, x: Tensor) -> NDArray[np.float64]:
+    """The surrogate's own answer at the points, (points,), in float64 throughout."""
+    if isinstance(surrogate, PlugIn):
+        with torch.no_grad():
+            return surrogate.plug_in(t.double(), x.double()).numpy()
     return base_and_gradient(surrogate, t, x)[0]
+
+
+def base_error(surrogate: Surrogate | PlugIn, t: Tensor, x: Tensor) -> NDArray[np.float64]:
+    """Standard error of ``base_values``, (points,): what no draw of the correction lowers."""
+    if isinstance(surrogate, UncertainPlugIn):
+        return surrogate.plug_in_error(t.double(), x.double()).numpy()
+    return np.zeros(len(t))
 
 
 def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:
     """The correction and its baselines, each from whatever chunks exist; needs a finished surrogate."""
     surrogate = trained_surrogate(folder, job)
+    if job.family.iterated:
+        for name in ("scasml", *(b for b in job.baselines if b != "surrogate")):
+            iterate(folder, job, surrogate, name)
+        return
     if comm.rank == 0:
         run_points(folder, job)
     comm.share(None)
     t, x = store.load_points(folder.points, job.correction_hash)
+    base = base_values(surrogate, t, x)
+    device = card(job, comm.place, comm.neighbours)
+    surrogate, t, x = surrogate.to(device), t.to(device), x.to(device)
     seed, options = job.model.seed, job.model.correction
     named = {"job": job.resolved, "correction_hash": job.correction_hash}
     plan = correction_plan(folder, job, surrogate, t, x, comm)
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     check_paths(job, method)
-    base = base_values(surrogate, t, x)
     tolerance = within(options.rtol, options.atol, base, method.layout)
     outcome = drive(folder, method, t, x, seed, named, comm, options.max_paths, tolerance)
     ended = (base + outcome.tally.table(outcome.counts)[0], method.flop(outcome.counts)) if comm.rank == 0 else None
-    corrected, budget = comm.share(ended)
-    if "mlp" in job.model.report.baselines:
+    corrected, spent = comm.share(ended)
+    budget = baseline_budget(job, surrogate, spent)
+    if "mlp" in job.baselines:
         plan = with_mlp(folder, job, plan, budget, t, x, comm)
     baselines = baseline_methods(job, plan, len(t), budget)
     for baseline in baselines:
         drive(folder, baseline, t, x, seed, named, comm, budget, within_distance(corrected, baseline.layout))
     for method, share in companions(job, surrogate, len(t), budget):
         drive(folder, method, t, x, seed, named, comm, share, None)
-    if comm.rank == 0 and len(baselines) < len([b for b in job.model.report.baselines if b != "surrogate"]):
+    if comm.rank == 0 and len(baselines) < len([b for b in job.baselines if b != "surrogate"]):
         log(folder.log, "a baseline is left out: the correction's FLOP do not pay for a pilot of it")

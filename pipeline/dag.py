@@ -19,21 +19,20 @@ import torch
 from torch import nn
 
 from pipeline import training
-from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, check_tf32, slurm_hosts, until_answers, until_joined
+from pipeline.card import check_card
+from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, check_gpus, slurm_hosts, until_answers, until_joined
 from pipeline.correction import check_kinks, check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method, memory_needed
 from pipeline.files import release
-from pipeline.fold import fold
 from pipeline.folders import RAY_STORAGE, prepare
 from pipeline.job import Job, RunFolder
 from pipeline.launch import correct_stage
 from pipeline.points import count
 from pipeline.precision import check_precision
 from pipeline.progress import followed, log
-from pipeline.report import Report
-from pipeline.report_files import save
 from pipeline.resources import check_resources, check_writable
+from pipeline.results import AnyReport, result, save
 from pipeline.search import check_search
 from pipeline.stages import begun, interruptions, stage
 from pipeline.team import Overlapped, Together
@@ -52,9 +51,9 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
     """Refuse before anything runs or is written what would fail later; ``here`` says that this machine is to run it."""
     check_user_file(job)
     surrogate = job.surrogate()
-    phases = range(len(job.model.training.phases))
+    phases = range(len(job.model.training.phases) if job.learns == "steps" else 0)
     objectives = [job.objective(surrogate, n) for n in phases]
-    if isinstance(surrogate, nn.Module) and job.learns == "steps":
+    if isinstance(surrogate, nn.Module) and phases:
         for n in phases:
             check_search(job, job.optimizer(surrogate.parameters(), n), objectives[n], n)
         if not on_ray:
@@ -62,22 +61,25 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
     check_kinks(job, surrogate)
     points = count(job)
     if here:
+        if not on_ray:
+            check_card(job)
         check_resources(job, memory_needed(job, on_ray=on_ray), on_ray=on_ray)
     check_derivatives(job, surrogate, objectives)
-    check_paths(job, dearest_method(job, surrogate, points))
+    if not job.family.iterated:
+        check_paths(job, dearest_method(job, surrogate, points))
 
 
-def report_stage(folder: RunFolder, job: Job) -> Report:
+def report_stage(folder: RunFolder, job: Job) -> AnyReport:
     """Fold what is there and write the report."""
     began, resumed = time.monotonic(), interruptions(folder)
     with stage(folder, "report"), one_thread():
-        report = fold(folder, job, resumed=resumed)
+        report = result(folder, job, resumed=resumed)
         report.seconds["report"] = time.monotonic() - began
         save(report, folder)
     return report
 
 
-def run_inline(job: Job, folder: RunFolder) -> Report:
+def run_inline(job: Job, folder: RunFolder) -> AnyReport:
     """The graph of one job in this process (and its MPI ranks)."""
     log(folder.log, "run opened")
     train_stage(folder, job)
@@ -85,7 +87,7 @@ def run_inline(job: Job, folder: RunFolder) -> Report:
     return report_stage(folder, job)
 
 
-def run(job: Job, out: str | Path | None = None, *, progress: bool = True) -> Report:
+def run(job: Job, out: str | Path | None = None, *, progress: bool = True) -> AnyReport:
     """Train, correct and report one job in this process; resumes what is there.
 
     Raises InputError for what cannot run. The report's files are in ``out``, by default
@@ -187,7 +189,7 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
         named = all(any(key.startswith(SLURM_NODE) for key in resources) for resources in alive)
         reserved = [check_capacity(job, nodes, spread=named) for job, _ in work]
         for job, _ in work:
-            check_tf32(job, gpus)
+            check_gpus(job, gpus)
         begin()
         tasks: list[Any] = []
 
@@ -203,7 +205,8 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
                 if named and job.model.correction.ranks > 1:
                     corrected = remote["correct_on_slurm"].options(num_cpus=0).remote(folder, trained, ranks)
                 else:
-                    corrected = remote["correct"].options(num_cpus=ranks).remote(folder, trained)
+                    cards = 1 if job.model.correction.device == "cuda" else 0
+                    corrected = remote["correct"].options(num_cpus=ranks, num_gpus=cards).remote(folder, trained)
                 ends.append(remote["report"].remote(folder, corrected))
                 tasks.extend((trained, corrected, ends[-1]))
             return ends

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +16,15 @@ from torch import nn
 from kernels.contracts import Surrogate
 from pipeline import store
 from pipeline.allocation import forecast, met
-from pipeline.baselines import linear_method
+from pipeline.baselines import linear_method, plain_method
+from pipeline.card import card
 from pipeline.chunks import POINTS_PER_BLOCK
 from pipeline.correction import base_values, scasml_method
 from pipeline.fanout import compute
 from pipeline.job import Job, RunFolder
 from pipeline.plan import Candidate, Plan, allowed, choose, load_plan
 from pipeline.points import count, points_of
-from pipeline.tally import Method, Tally, within
+from pipeline.tally import Array, Method, Tally, within
 from pipeline.training import one_thread, trained_surrogate, training_flop, working_memory
 
 SHARE_OF_GEMM = 0.5
@@ -32,6 +34,9 @@ PREDICTION_BLOCKS = 8
 
 CHUNK_BYTES = 700.0
 """Of one chunk, in its file and in the memory of rank 0."""
+
+STATE_VECTORS = 64
+"""Vectors of the problem's dimension that an iteration holds at once, at most."""
 
 CHECKPOINT_BYTES = 24.0
 """Of one parameter, the optimizer's share included."""
@@ -68,7 +73,8 @@ def disk_needed(job: Job) -> float:
     surrogate = job.surrogate()
     assert isinstance(surrogate, nn.Module)
     size = CHECKPOINT_BYTES * sum(p.numel() for p in surrogate.parameters()) + 8.0 * count(job) * (2.0 * job.problem.dim + 40.0)
-    return size if _tolerant(job) else size + CHUNK_BYTES * chunks_needed(job)
+    size += sum(float(b.numel() * b.element_size()) for b in surrogate.buffers())
+    return size if job.family.iterated or _tolerant(job) else size + CHUNK_BYTES * chunks_needed(job)
 
 
 def memory_needed(job: Job, *, on_ray: bool = False) -> float:
@@ -78,6 +84,8 @@ def memory_needed(job: Job, *, on_ray: bool = False) -> float:
     training, correction = job.model.training, job.model.correction
     held = sum(4.0 * 6.0 * p.numel() for p in surrogate.parameters())
     held += sum(2.0 * b.numel() * b.element_size() for b in surrogate.buffers())
+    if job.family.iterated:
+        return held + working_memory(job, surrogate) + STATE_VECTORS * 8.0 * job.problem.dim
     points = count(job)
     method = dearest_method(job, surrogate, points)
     rows = POINTS_PER_BLOCK * max(
@@ -99,44 +107,55 @@ def _tolerant(job: Job) -> bool:
 def costs(job: Job) -> list[tuple[str, str, str, str, str, str]]:
     """Rows (stage, evaluations, FLOP, memory, disk, time) of the table that `scasml check` prints."""
     rate = SHARE_OF_GEMM * gemm_rate()
-    training, correction = job.model.training, job.model.correction
+    training = job.model.training
     surrogate = job.surrogate()
-    parameters = sum(p.numel() for p in surrogate.parameters())  # type: ignore[attr-defined]
+    assert isinstance(surrogate, nn.Module)
+    parameters = sum(p.numel() for p in surrogate.parameters())
     train_flop = training_flop(job, surrogate)
-    points = count(job)
-    method = dearest_method(job, surrogate, points)
-    draws = correction.max_paths / method.coupled
-    correct_flop = draws * method.prices.work[0]
-    monte_carlo = [b for b in job.model.report.baselines if b != "surrogate"]
-    linear = linear_method(job, points)
-
-    def seconds(flop: float, cores: int) -> str:
-        return f"{flop / rate / cores:.0f} s on {cores}"
-
     memory = f"{memory_needed(job) / 1e9:.2f} GB"
+    train = (
+        "train",
+        f"{sum(p.steps * p.batch for p in training.phases):,} samples" if job.learns == "steps" else "-",
+        f"{train_flop:.1e}",
+        memory,
+        f"{CHECKPOINT_BYTES * parameters / 1e6:.1f} MB",
+        _seconds(train_flop, rate, max(1, training.workers)),
+    )
+    return [train, *(_iterated_cost if job.family.iterated else _sampled_costs)(job, surrogate, rate, memory)]
+
+
+def _seconds(flop: float, rate: float, cores: int) -> str:
+    return f"{flop / rate / cores:.0f} s on {cores}"
+
+
+def _iterated_cost(job: Job, surrogate: Any, rate: float, memory: str) -> list[tuple[str, str, str, str, str, str]]:
+    steps = job.model.correction.max_steps
+    flop = steps * job.estimator().flop(job.defect(surrogate, None))
+    disk = f"{STATE_VECTORS * 8.0 * job.problem.dim / 1e6:.1f} MB"
+    return [("correct", f"at most {steps:,} steps", f"at most {flop:.1e}", memory, f"at most {disk}", _seconds(flop, rate, 1))]
+
+
+def _sampled_costs(job: Job, surrogate: Any, rate: float, memory: str) -> list[tuple[str, str, str, str, str, str]]:
+    correction, points = job.model.correction, count(job)
+    method = dearest_method(job, surrogate, points)
+    correct_flop = correction.max_paths / method.coupled * method.prices.work[0]
+    monte_carlo = [b for b in job.baselines if b != "surrogate"]
     bound = "at most " if _tolerant(job) else ""
     rows = [
-        (
-            "train",
-            f"{sum(p.steps * p.batch for p in training.phases):,} samples" if job.learns == "steps" else "-",
-            f"{train_flop:.1e}",
-            memory,
-            f"{CHECKPOINT_BYTES * parameters / 1e6:.1f} MB",
-            seconds(train_flop, max(1, training.workers)),
-        ),
         (
             "correct",
             f"{bound}{correction.max_paths:,} paths",
             f"{bound}{correct_flop:.1e}",
             memory,
             f"{CHUNK_BYTES * chunks_needed(job) / 1e6:.1f} MB",
-            seconds(correct_flop, correction.ranks),
-        ),
+            _seconds(correct_flop, rate, correction.ranks),
+        )
     ]
     if monte_carlo:
         flop = correct_flop * len(monte_carlo)
-        note = f"up to {correct_flop / linear.prices.work[0]:.1e} paths"
-        rows.append((" and ".join(monte_carlo), note, f"at most {flop:.1e}", memory, "as above", seconds(flop, correction.ranks)))
+        cheapest = plain_method(job, points) if "plain" in job.family.baselines else linear_method(job, points)
+        note, time_ = f"up to {correct_flop / cheapest.prices.work[0]:.1e} paths", _seconds(flop, rate, correction.ranks)
+        rows.append((" and ".join(monte_carlo), note, f"at most {flop:.1e}", memory, "as above", time_))
     return rows
 
 
@@ -157,12 +176,14 @@ def predict(job: Job, folder: RunFolder) -> Prediction:
     """
     surrogate = trained_surrogate(folder, job)
     t, x = store.load_points(folder.points, job.correction_hash) if folder.points.exists() else points_of(job)
+    base, device = base_values(surrogate, t, x), card(job, 0, job.model.correction.ranks)
+    surrogate, t, x = surrogate.to(device), t.to(device), x.to(device)
     with torch.no_grad():
         plan = load_plan(folder, job) or choose(job, surrogate, t, x)
-    return _predict(job, surrogate, plan, t, x)
+    return _predict(job, surrogate, plan, t, x, base)
 
 
-def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: torch.Tensor) -> Prediction:
+def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: torch.Tensor, base: Array) -> Prediction:
     options = job.model.correction
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     layout, tally = method.layout, Tally(method)
@@ -174,7 +195,7 @@ def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: tor
                 began = time.perf_counter()
                 tally.have[block, term, 0] = compute(method, layout.chunk(block, term, 0), t, x, job.model.seed)
                 spent += time.perf_counter() - began
-    tolerance = within(options.rtol, options.atol, base_values(surrogate, t, x), layout)
+    tolerance = within(options.rtol, options.atol, base, layout)
     pilot = tuple(1 for _ in method.terms)
     standings = [tally.standing(block, pilot, tolerance) for block in blocks]
     seen = sum(layout.size(b) for b in blocks)
@@ -190,6 +211,9 @@ def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: tor
 def foreseen(job: Job, folder: RunFolder) -> str:
     """What a correction will take, in words; for a surrogate that is not trained yet, how to learn it."""
     options = job.model.correction
+    if job.family.iterated:
+        ending = "at max_steps" if options.rtol is None else f"where its residual is below {options.rtol:g}, or at max_steps"
+        return f"the correction ends {ending}, or where its residual gets no smaller: how fast it falls is seen as it runs"
     if not _tolerant(job):
         return f"the correction spends its budget of {options.max_paths:,} paths: it has no rtol or atol"
     if not folder.surrogate.exists() or not store.checkpoint_owner(folder.surrogate)[2]:

@@ -45,6 +45,10 @@ class Communicator(Protocol):
 
     rank: int
     size: int
+    place: int
+    """Which of the ranks of its machine this is."""
+    neighbours: int
+    """Ranks of its machine, itself included."""
 
     def take(self, total: int) -> Iterator[int]:
         """Indices 0 .. total - 1, each given to exactly one rank, whichever is free."""
@@ -59,6 +63,7 @@ class Alone:
     """One rank in this process."""
 
     rank, size = 0, 1
+    place, neighbours = 0, 1
 
     def take(self, total: int) -> Iterator[int]:
         return iter(range(total))
@@ -86,6 +91,9 @@ class World:
         self._mpi = MPI
         self._comm = MPI.COMM_WORLD
         self.rank, self.size = self._comm.rank, self._comm.size
+        machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.place, self.neighbours = machine.rank, machine.size
+        machine.Free()
         self._window = MPI.Win.Allocate(8 if self.rank == 0 else 0, 8, comm=self._comm)
         if self.rank == 0:
             self._counter = np.asarray(self._window.tomemory()).view(np.int64)
@@ -145,10 +153,10 @@ def spread(comm: Communicator, pieces: Sequence[Callable[[], Any]]) -> list[Any]
 
 def compute(method: Method, chunk: Chunk, t: torch.Tensor, x: torch.Tensor, seed: int) -> Moments:
     """Moments of one chunk, over its draws."""
-    stream = Stream(seed, method.purpose, chunk.block, chunk.term, chunk.index)
+    stream = Stream(seed, method.purpose, chunk.block, chunk.term, chunk.index, device=t.device)
     rows = slice(chunk.start, chunk.stop)
     draws = method.estimator.sample(method.problem, t[rows], x[rows], method.terms[chunk.term], chunk.draws, stream)
-    return Moments.of(draws.numpy())
+    return Moments.of(draws.cpu().numpy())
 
 
 def drive(

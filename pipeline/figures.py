@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -13,7 +12,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.files import commit
 from pipeline.plan import AIM
 from pipeline.tables import COLUMNS, cell
 
@@ -21,19 +19,27 @@ if TYPE_CHECKING:
     from pipeline.report import Report
 
 matplotlib.use("Agg")
-COLOURS = {"surrogate": "#8c6d31", "linear": "#7f7f7f", "mlp": "#1f77b4", "scasml": "#d62728"}
-LABELS = {"surrogate": "surrogate", "linear": "f dropped", "mlp": "plain MLP", "scasml": "corrected"}
+COLOURS = {"surrogate": "#8c6d31", "linear": "#7f7f7f", "mlp": "#1f77b4", "plain": "#1f77b4", "scasml": "#d62728"}
+LABELS = {
+    "surrogate": "surrogate",
+    "linear": "f dropped",
+    "mlp": "plain MLP",
+    "plain": "without surrogate",
+    "scasml": "corrected",
+}
 SHOWN_POINTS = 60
 
-PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
-<style>
+PAGE_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .9rem; text-align: right }
 th { border-bottom: 2px solid #444 } td:first-child, th:first-child { text-align: left }
 tr.best td { font-weight: 600 } figure { margin: 1.5rem 0 } img { max-width: 100% }
 figcaption { color: #555 } pre { background: #f5f5f5; padding: 1rem; overflow-x: auto }
-</style></head><body>
+"""
+
+PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<style>{{ style|safe }}</style></head><body>
 <h1>{{ title }}</h1>
 <p>{{ points }} points. {{ truth }} {{ tolerance }}</p>
 <table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
@@ -64,6 +70,7 @@ def page(report: Report) -> str:
         None: "",
     }
     return PAGE.render(
+        style=PAGE_STYLE,
         title=f"{report.job['name']}: {report.job['problem']['name']}, d = {report.job['problem']['dim']}",
         points=len(report.t),
         truth=f"Truth: {report.reference_source}." if report.reference is not None else "No reference solution is known.",
@@ -89,12 +96,6 @@ def png(figure: Figure) -> bytes:
 def encode(figure: Figure) -> str:
     """A figure as base64 PNG."""
     return base64.b64encode(png(figure)).decode()
-
-
-def save_images(report: Report, folder: Path) -> None:
-    """Every plot of a report as ``<job>_<plot>.png``."""
-    for name, figure, _ in figures(report):
-        commit(folder / f"{report.job['name']}_{name}.png", png(figure))
 
 
 def figures(report: Report) -> list[tuple[str, Figure, str]]:

@@ -6,11 +6,11 @@ import numpy as np
 from torch import Tensor
 
 from kernels.bounds import Bound, reading
-from kernels.contracts import SemilinearPDE, Surrogate
+from kernels.contracts import Surrogate
 from kernels.intervals import Estimated, summed
 from pipeline import store
-from pipeline.baselines import baseline_methods
-from pipeline.correction import base_and_gradient, base_values, companions, scasml_method
+from pipeline.baselines import baseline_budget, baseline_methods
+from pipeline.correction import base_and_gradient, base_error, base_values, companions, scasml_method
 from pipeline.errors import InputError
 from pipeline.job import Job, RunFolder
 from pipeline.plan import load_plan
@@ -18,15 +18,7 @@ from pipeline.report import Array, BoundReport, GradientReport, MethodReport, Re
 from pipeline.tally import Method, Outcome, Tally, replay, within, within_distance
 from pipeline.training import trained_surrogate
 
-
-def truth(problem: SemilinearPDE, t: Tensor, x: Tensor) -> tuple[Array | None, float, str]:
-    """The solution at the points, its accuracy, and where it comes from; None where it is unknown."""
-    solution, reference = problem.solution, problem.reference
-    if solution is not None:
-        return solution.value(t, x).double().numpy(), solution.error, solution.source
-    if reference is not None and bool((t == 0.0).all()) and bool((x == problem.start).all()):
-        return np.full(len(t), reference.value), reference.error, reference.source
-    return None, 0.0, ""
+DETAIL = {"linear": "driver dropped", "plain": "no surrogate"}
 
 
 def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
@@ -39,7 +31,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         raise InputError(f"'{folder.path}' holds no pilot of this job: run `scasml correct` first")
     options, confidence = job.model.correction, job.model.report.confidence
     base = base_values(surrogate, t, x)
-    reference, reference_error, source = truth(job.problem, t, x)
+    reference, reference_error, source = job.family.truth(job.problem, t, x)
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     tally = Tally.read(folder, method)
     outcome = replay(tally, within(options.rtol, options.atol, base, method.layout), options.max_paths)
@@ -48,8 +40,10 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
     corrected = base + tally.table(outcome.counts)[0]
     walls = plan.seconds + plan.mlp_seconds + tally.wall
 
-    def report(method: Method, outcome: Outcome, offset: Array, detail: str, pilot: float = 0.0) -> MethodReport:
-        found = _estimated(method, outcome)
+    def report(
+        method: Method, outcome: Outcome, offset: Array, detail: str, pilot: float = 0.0, error: Array | None = None
+    ) -> MethodReport:
+        found = _estimated(method, outcome, error)
         trace = []
         if reference is not None:
             scale = rms(reference) or 1.0
@@ -67,16 +61,16 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
 
     alone = (checkpoint.core_seconds, checkpoint.seconds, "surrogate alone", ())
     methods = {"surrogate": MethodReport(base, None, None, None, None, None, None, *alone)}
-    budget = method.flop(outcome.counts)
+    budget = baseline_budget(job, surrogate, method.flop(outcome.counts))
     for baseline in baseline_methods(job, plan, len(t), budget):
         own = Tally.read(folder, baseline)
         ended = replay(own, within_distance(corrected, baseline.layout), budget)
         walls += own.wall
         name, _, sizes = baseline.name.partition("-")
         n, _, m = sizes.partition("-")
-        detail, pilot = (f"n = {n}, M = {m}", plan.mlp_seconds) if n else ("driver dropped", 0.0)
+        detail, pilot = (f"n = {n}, M = {m}", plan.mlp_seconds) if n else (DETAIL[name], 0.0)
         methods[name] = report(baseline, ended, np.zeros_like(base), detail, pilot)
-    methods["scasml"] = report(method, outcome, base, str(plan.chosen), plan.seconds)
+    methods["scasml"] = report(method, outcome, base, str(plan.chosen), plan.seconds, base_error(surrogate, t, x))
     bounds, gradient = {}, None
     for companion, share in companions(job, surrogate, len(t), budget):
         own = Tally.read(folder, companion)
@@ -87,8 +81,9 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         else:
             side, _, name = companion.name.partition("-")
             bounds[side] = _bound(companion, ended, base, name, confidence)
-    wanted = {*job.model.report.baselines, "scasml"}
+    wanted = {*job.baselines, "scasml"}
     return Report(
+        family=job.family,
         job=job.resolved,
         hashes={"training": job.training_hash, "correction": job.correction_hash},
         t=t.double().numpy(),
@@ -105,7 +100,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         tolerance_met=outcome.met,
         losses=checkpoint.losses,
         seconds={"train": checkpoint.seconds, "correct": walls, "report": 0.0},
-        device=f"training on {checkpoint.device}, correction on cpu",
+        device=f"training on {checkpoint.device}, correction on {options.device}",
         confidence=confidence,
         resumed=resumed,
     )
@@ -132,14 +127,17 @@ def _gradient(job: Job, surrogate: Surrogate, method: Method, outcome: Outcome, 
     return GradientReport(**{**vars(found), "value": base + found.value}, surrogate=base, reference=truth)
 
 
-def _estimated(method: Method, outcome: Outcome) -> Estimated:
-    """The sum of a method's terms over all points, with its biases."""
+def _estimated(method: Method, outcome: Outcome, offset: Array | None = None) -> Estimated:
+    """The sum of a method's terms over all points, with its biases, and with the standard error of what it is added to."""
     tally, counts = outcome.tally, outcome.counts
     terms = []
+    if uncertain := offset is not None and bool(offset.any()):
+        assert offset is not None
+        terms.append((np.zeros_like(offset), offset, np.full_like(offset, np.inf)))
     for number in range(len(method.terms)):
         mean, error = tally.term_table(counts, number)
         terms.append((mean, error, tally.freedom(counts, number).reshape(-1, *[1] * len(method.axes))))
-    return summed(terms, method.prices.summed)
+    return summed(terms, method.prices.summed + uncertain)
 
 
 def _draws(method: Method, outcome: Outcome) -> Array:

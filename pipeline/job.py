@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kernels.contracts import Estimator, SemilinearPDE, Surrogate
+from kernels.contracts import Surrogate
 from kernels.coupled_streams import MAX_DIM
-from kernels.defect import defect
-from pipeline import catalogue
+from pipeline import catalogue, family
 from pipeline.errors import InputError
+from pipeline.family import Family
 from pipeline.messages import explain, shown
 from pipeline.reading import read_mapping, set_key, variants
 from pipeline.schema import AUTO, DEFAULTS, DomainPoints, JobModel, PointsFile
@@ -70,6 +70,9 @@ class Job:
                 part[key] = self._complete(part[key], room, where)
         if self.learns != "steps":
             data["training"] = {}
+        for key in set(family.OWN) - set(self.family.own):
+            del data["correction"][key]
+        data["report"]["baselines"] = list(self.baselines)
         make = self._problem_factory()
         given = {k: v for k, v in data["problem"].items() if k not in ("name", "dim", "file")}
         data["problem"] = {
@@ -116,7 +119,7 @@ class Job:
     def _problem_factory(self) -> Any:
         problem = self.model.problem
         if problem.file is None:
-            return catalogue.factory("equations", problem.name, "problem.name")
+            return catalogue.factory(catalogue.problem_room(problem.name, "problem.name"), problem.name, "problem.name")
         return catalogue.user_factory(self.folder / problem.file, problem.name, "problem")
 
     def _options(self, *path: str) -> dict[str, Any]:
@@ -133,13 +136,29 @@ class Job:
     # The parts of a run, always rebuilt from the job.
 
     @cached_property
-    def problem(self) -> SemilinearPDE:
+    def problem(self) -> Any:
         spec = self.model.problem
+        make = self._problem_factory()
+        given = {k: v for k, v in spec.model_dump().items() if k not in ("name", "dim", "file")}
         file = None if spec.file is None else self.folder / spec.file
-        problem = catalogue.build(self._problem_factory(), "problem", spec.dim, file=file, **self.problem_options)
-        if not isinstance(problem, SemilinearPDE):
+        options = catalogue.checked_options(make, given, "problem")
+        problem = catalogue.build(make, "problem", spec.dim, file=file, **options)
+        if family.of_record(problem) is None:
             raise InputError(f"problem: '{spec.name}' returned {type(problem).__name__}; it must return a SemilinearPDE")
         return problem
+
+    @cached_property
+    def family(self) -> Family:
+        """The kind of its problem."""
+        found = family.of_record(self.problem)
+        assert found is not None
+        return found
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """What the correction is compared with."""
+        named = self.model.report.baselines
+        return self.family.baselines if named is None else named
 
     def surrogate(self) -> Surrogate:
         spec = self.model.surrogate
@@ -158,7 +177,7 @@ class Job:
         make = catalogue.factory(CHOICES[named], getattr(self.model.training.phases[phase], key).name, named)
         return catalogue.build(make, named, *given, **self._options(*named.split(".")))
 
-    def estimator(self) -> Estimator:
+    def estimator(self) -> Any:
         """The named estimator; where a pilot is to choose, the default, for what has to be known before."""
         named = self.model.correction.estimator.name
         make = catalogue.factory("estimators", DEFAULTS["estimator"] if named == AUTO else named, "correction.estimator")
@@ -172,8 +191,9 @@ class Job:
             return laplacian
         return PROBES if laplacian == AUTO else None
 
-    def defect(self, surrogate: Surrogate) -> SemilinearPDE:
-        return defect(self.problem, surrogate, probes=self.probes)
+    def defect(self, surrogate: Surrogate, probes: int | None) -> Any:
+        """The problem that the surrogate's error solves, of the same kind; ``probes`` where a Laplacian can be sampled."""
+        return self.family.defect(self.problem, surrogate, probes)
 
     # The user's own files, which a run's folder keeps beside its job.
 
@@ -192,7 +212,7 @@ class Job:
         for role, part in (
             ("problem", data["problem"]),
             ("surrogate", data["surrogate"]),
-            ("points", data["correction"]["points"]),
+            ("points", data["correction"].get("points")),
         ):
             if isinstance(part, dict) and "file" in part:
                 part["file"] = _kept(role, part["file"])
@@ -215,10 +235,10 @@ class Job:
     @cached_property
     def correction_hash(self) -> str:
         correction = self.resolved["correction"]
-        points = correction["points"]
+        points = correction.get("points")
         if isinstance(points, dict) and "file" in points:
             points = hashlib.sha256((self.folder / points["file"]).read_bytes()).hexdigest()
-        return digest([self.training_hash, *(correction[key] for key in ("estimator", "laplacian", "pairs")), points])
+        return digest([self.training_hash, *(correction.get(key) for key in ("estimator", "laplacian", "pairs")), points])
 
     @property
     def default_out(self) -> Path:
@@ -278,6 +298,7 @@ def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> Job:
 
 def job_from(data: dict[str, Any], folder: Path, swept: Mapping[str, Any] | None = None) -> Job:
     """A validated job from plain data; ``folder`` is where its relative files lie."""
+    data = _with_defaults(data)
     try:
         model = JobModel.model_validate(data)
     except ValidationError as error:
@@ -287,11 +308,63 @@ def job_from(data: dict[str, Any], folder: Path, swept: Mapping[str, Any] | None
     return job
 
 
+def _with_defaults(data: Any) -> Any:
+    """``data`` with the names that its family takes where it gives none; as it is for what is no job, or a user's own problem."""
+    problem = data.get("problem") if isinstance(data, dict) else None
+    if not isinstance(problem, dict) or problem.get("file") is not None or not isinstance(problem.get("name"), str):
+        return data
+    name = problem["name"]
+    kind = family.of_factory(catalogue.factory(catalogue.problem_room(name, "problem.name"), name, "problem.name"))
+    if kind is None or kind is family.SEMILINEAR:
+        return data
+    named = {"surrogate": kind.surrogate, "correction.estimator": kind.estimator}
+    if kind.objective:
+        named["training.objective"] = kind.objective
+    data = json.loads(json.dumps(data))
+    for where, name in named.items():
+        above, _, key = where.rpartition(".")
+        part = data.setdefault(above, {}) if above else data
+        if not isinstance(part, dict) or (key == "objective" and not _takes_steps(data)):
+            continue
+        given = part.get(key)
+        if given is None or (isinstance(given, dict) and "name" not in given):
+            part[key] = {"name": name, **(given or {})}
+    return data
+
+
+def _takes_steps(data: dict[str, Any]) -> bool:
+    surrogate = data["surrogate"]
+    name = surrogate.get("name") if isinstance(surrogate, dict) else surrogate
+    known = catalogue.names("surrogates")
+    return name in known and catalogue.learns(catalogue.factory("surrogates", name, "surrogate")) == "steps"
+
+
+def _check_family(job: Job) -> None:
+    """Refuse parts and keys that are for another kind of problem."""
+    kind, model = job.family, job.model
+    for where, room in CHOICES.items():
+        if room == "optimizers" or (room == "objectives" and job.learns != "steps"):
+            continue
+        part, key = _holder(model.model_dump(), where)
+        if part is not None and part[key]["name"] != AUTO:
+            family.check_served(kind, room, part[key]["name"], where)
+    if model.correction.estimator.name == AUTO and "laplacian" not in kind.own:
+        raise InputError(f"correction.estimator = 'auto': no pilot chooses for '{model.problem.name}': use {kind.estimator}")
+    for name in sorted(model.correction.model_fields_set & (set(family.OWN) - set(kind.own))):
+        raise InputError(f"correction.{name}: '{model.problem.name}' has nothing for it to act on: leave it out")
+    for name in job.baselines:
+        if name not in kind.baselines:
+            raise InputError(
+                f"report.baselines = [..., {name}]: there is none for '{model.problem.name}': use {' or '.join(kind.baselines)}"
+            )
+
+
 def _check(job: Job) -> None:
     """Rules over several keys, and those that need the parts built."""
     training, points = job.model.training, job.model.correction.points
-    for required in (job.resolved, job.problem, job.estimator()):
-        assert required is not None
+    assert job.resolved
+    _check_family(job)
+    assert job.estimator() is not None
     for where, phase in zip(PHASES, training.phases, strict=False):
         block = SAMPLE_BLOCK * max(1, training.workers) * phase.accumulate
         if not phase.batch % block:
@@ -310,7 +383,11 @@ def _check(job: Job) -> None:
             f"correction.pairs = 'quasi': Sobol' points have at most {MAX_DIM} coordinates, and problem.dim = {job.problem.dim}; "
             "use pairs: antithetic"
         )
-    if isinstance(points, DomainPoints) and points.boundary and job.problem.boundary_points is None:
+    if points == "reference" and job.family.points is None and not hasattr(job.problem, "start"):
+        raise InputError(
+            f"correction.points = 'reference': '{job.problem.name}' has no reference point; give a number, or a file"
+        )
+    if isinstance(points, DomainPoints) and points.boundary and job.family.points is None and job.problem.boundary_points is None:
         raise InputError(
             f"correction.points.boundary = {points.boundary}: '{job.problem.name}' has no boundary_points; "
             f"use points: {points.interior + points.boundary}"

@@ -9,12 +9,11 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from kernels.contracts import SemilinearPDE
-from pipeline import catalogue
+from pipeline import catalogue, family
 from pipeline.errors import InputError, Interrupted, nearest
 from pipeline.job import CHOICES
 
-KEYS = {"equations": "problem", **{room: key for key, room in reversed(CHOICES.items())}}
+KEYS = {**dict.fromkeys(catalogue.PROBLEMS, "problem"), **{room: key for key, room in reversed(CHOICES.items())}}
 """Room -> the first key of a job that names its entries."""
 
 TRIED = (1, 2, 3, 4, 100)
@@ -57,8 +56,10 @@ def dimensions(make: Callable[..., Any], said: dict[str, str]) -> tuple[str, Any
     return f"dim: {rule}{''.join(f' ({text})' for text in texts)}", built[max(built)]
 
 
-def truth(make: Callable[..., Any], problem: SemilinearPDE) -> str:
-    """What is known of u: everywhere, or at the reference point in some dimensions."""
+def truth(make: Callable[..., Any], problem: Any) -> str:
+    """What is known of the truth: everywhere, or of u at the reference point in some dimensions."""
+    if family.of_record(problem) is not family.SEMILINEAR:
+        return family.source(problem) or "none known"
     if problem.solution is not None:
         return problem.solution.source
     built, _ = attempts(make, REFERENCED)
@@ -80,7 +81,7 @@ def entry(room: str, name: str, width: int) -> Iterator[str]:
 
     yield name
     yield from wrapped(summary, then="    ")
-    if room == "equations":
+    if room in catalogue.PROBLEMS:
         rule, problem = dimensions(make, said)
         yield from wrapped(rule)
         if problem is not None:
@@ -93,7 +94,7 @@ def entry(room: str, name: str, width: int) -> Iterator[str]:
 def listing(rooms: list[str], width: int) -> Iterator[str]:
     """Lines about every name of these rooms, under the key that takes it."""
     for room in rooms:
-        dim = "dim: ..., " if room == "equations" else ""
+        dim = "dim: ..., " if room in catalogue.PROBLEMS else ""
         yield f"{KEYS[room]}: {{name: ..., {dim}option: value}}" + ("" if dim else ", or a bare name")
         yield ""
         for name in catalogue.names(room):

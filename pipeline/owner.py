@@ -11,7 +11,7 @@ CORRECTION = (*TRAINING, "correction")
 
 _FREE = {
     *("workers", "accumulate", "checkpoint_every"),
-    *("rtol", "atol", "max_paths", "ranks", "oversubscribe", "gradient", "bounds"),
+    *("rtol", "atol", "max_paths", "max_steps", "ranks", "oversubscribe", "device", "gradient", "bounds"),
 }
 """Keys of these parts that decide no number."""
 

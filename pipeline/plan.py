@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.contracts import Estimator, SemilinearPDE, Surrogate
+from kernels.contracts import Estimator, Surrogate
 from kernels.coupled_streams import MAX_DIM
-from kernels.defect import defect
 from kernels.intervals import rms_interval
 from kernels.moments import Moments
 from kernels.streams import Purpose, Stream
@@ -54,6 +53,8 @@ ESTIMATORS: tuple[dict[str, Any], ...] = (
 """What ``estimator: auto`` chooses from, in this order: one is taken if it is clearly better than those before."""
 
 LAPLACIANS: tuple[int | str, ...] = (8, 2, "exact")
+NO_LAPLACIAN = ""
+"""Where nothing takes one."""
 PAIRS = ("none", "antithetic", "quasi")
 NET = 16
 """Points of a randomised Sobol' net."""
@@ -100,16 +101,18 @@ class Candidate:
         """Paths of which a draw of the base term is the mean."""
         return {"none": 1, "antithetic": 2, "quasi": NET}[self.pairs]
 
-    def problem(self, job: Job, surrogate: Surrogate) -> SemilinearPDE:
+    def problem(self, job: Job, surrogate: Surrogate) -> Any:
         """The defect, its trace exact or sampled."""
-        return defect(job.problem, surrogate, probes=None if isinstance(self.laplacian, str) else self.laplacian)
+        return job.defect(surrogate, None if isinstance(self.laplacian, str) else self.laplacian)
 
     def __str__(self) -> str:
         options = ", ".join(f"{k} {v}" for k, v in self.estimator.items() if k != "name")
         trace = "exact Laplacian" if isinstance(self.laplacian, str) else f"{self.laplacian} probes"
-        trace = "" if self.estimator["name"] == "telescoped" else f", {trace}"
+        trace = "" if self.estimator["name"] == "telescoped" or not self.laplacian else f", {trace}"
         pairs = "" if self.pairs == "none" else f", {self.pairs}"
-        return f"{self.estimator['name']} ({options}){trace}{pairs}" + "".join(f", {term} printed" for term in self.printed)
+        return f"{self.estimator['name']}{f' ({options})' if options else ''}{trace}{pairs}" + "".join(
+            f", {term} printed" for term in self.printed
+        )
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Trial:
     """What a pilot tries at its points: so many draws of every term and bias, from streams of this address."""
 
     estimator: Estimator
-    problem: SemilinearPDE
+    problem: Any
     draws: int
     address: tuple[int, ...]
 
@@ -142,8 +145,8 @@ def measured(
     """Moments of the draws of every trial's terms, and FLOP a draw; the same on every rank, each of which does a part."""
 
     def piece(trial: Trial, number: int, term: str) -> Callable[[], Moments]:
-        stream = Stream(seed, Purpose.PILOT, *trial.address, number)
-        return lambda: Moments.of(trial.estimator.sample(trial.problem, t, x, term, trial.draws, stream).numpy())
+        stream = Stream(seed, Purpose.PILOT, *trial.address, number, device=t.device)
+        return lambda: Moments.of(trial.estimator.sample(trial.problem, t, x, term, trial.draws, stream).cpu().numpy())
 
     terms = [(*trial.estimator.terms, *trial.estimator.biases) for trial in trials]
     pieces = [piece(trial, *numbered) for trial, own in zip(trials, terms, strict=True) for numbered in enumerate(own)]
@@ -184,6 +187,8 @@ def too_coarse(moments: dict[str, Moments], base: str, coupled: int) -> bool:
 def allowed(job: Job) -> tuple[tuple[dict[str, Any], ...], tuple[int | str, ...], tuple[str, ...]]:
     """Estimators, Laplacians and pairs that the job lets a pilot choose from."""
     options = job.model.correction
+    if "laplacian" not in job.family.own:
+        return (job.resolved["correction"]["estimator"],), (NO_LAPLACIAN,), ("none",)
     fixed = options.estimator.name != "auto"
     estimators = (job.resolved["correction"]["estimator"],) if fixed else ESTIMATORS
     laplacians = LAPLACIANS if options.laplacian == "auto" else (options.laplacian,)
@@ -201,6 +206,8 @@ def choose(job: Job, surrogate: Surrogate, t: Tensor, x: Tensor, comm: Communica
     of summed where its noise is too dear, as a bilinear remainder's is for a surrogate whose gradient is poor.
     """
     estimators, laplacians, pairs = allowed(job)
+    if laplacians == (NO_LAPLACIAN,):
+        return Plan(Candidate(estimators[0], NO_LAPLACIAN, "none"), ())
     began = time.perf_counter()
     rows = np.unique(np.linspace(0, len(t) - 1, PILOT_POINTS).astype(int))
     t, x, draws = t[rows], x[rows], PILOT_DRAWS * min(MORE, PILOT_POINTS // len(rows))
@@ -308,5 +315,7 @@ def correction_plan(folder: RunFolder, job: Job, surrogate: Surrogate, t: Tensor
             plan = choose(job, surrogate, t, x, comm)
         if comm.rank == 0:
             save_plan(folder, job, plan)
-            log(folder.log, f"pilot of {len(plan.tried)} estimators: {plan.chosen}")
+            log(
+                folder.log, f"pilot of {len(plan.tried)} estimators: {plan.chosen}" if plan.tried else f"estimator: {plan.chosen}"
+            )
     return plan

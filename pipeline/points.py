@@ -31,6 +31,8 @@ def points_of(job: Job) -> tuple[Tensor, Tensor]:
     """(t, x) that the job asks for: drawn, read, or the reference point t = 0, x = (start, ..., start)."""
     points, seed = job.model.correction.points, job.model.seed
     problem = job.problem
+    if job.family.points is not None:
+        return job.family.points(problem)
     if isinstance(points, PointsFile):
         return read_points(job.folder / points.file, job)
     if isinstance(points, int):
@@ -50,6 +52,8 @@ def points_of(job: Job) -> tuple[Tensor, Tensor]:
 def count(job: Job) -> int:
     """How many points the job asks for, without drawing them."""
     points = job.model.correction.points
+    if job.family.points is not None:
+        return len(job.family.points(job.problem)[0])
     if isinstance(points, PointsFile):
         return len(read_points(job.folder / points.file, job)[0])
     if isinstance(points, DomainPoints):
@@ -60,7 +64,7 @@ def count(job: Job) -> int:
 def read_points(path: Path, job: Job) -> tuple[Tensor, Tensor]:
     """(t, x) from a user's .h5 (datasets t, x), .npy or .csv (columns t, x_1 .. x_d)."""
     where = f"correction.points.file = '{path}'"
-    dim, horizon = job.problem.dim, job.problem.horizon
+    dim, horizon = job.problem.dim, getattr(job.problem, "horizon", 0.0)
     try:
         if path.suffix == ".h5":
             try:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.intervals import Estimated, noise_interval, rms_interval, student_quantile
+from pipeline.family import Family
 from pipeline.plan import Plan
 
 Array = NDArray[np.float64]
@@ -67,6 +68,7 @@ class GradientReport(Estimated):
 class Report:
     """A finished run: points, truth where known, methods, and the training curve."""
 
+    family: Family
     job: dict[str, Any]
     hashes: dict[str, str]
     t: Array

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from pipeline.figures import page
 from pipeline.files import commit
 from pipeline.job import Job, RunFolder
 from pipeline.report import Report
+
+if TYPE_CHECKING:
+    from pipeline.iteration_report import IterationReport
 
 Array = NDArray[np.float64]
 
@@ -25,6 +29,8 @@ LONG_NAMES = {
     "u_linear_se": "standard error of u_linear",
     "u_mlp": "plain multilevel Picard value, no surrogate",
     "u_mlp_se": "standard error of u_mlp",
+    "u_plain": "the correction's own estimator on the problem itself, no surrogate",
+    "u_plain_se": "standard error of u_plain",
     "u_scasml": "surrogate plus simulated correction",
     "u_scasml_se": "standard error of u_scasml",
     "u_scasml_bias": "estimated bias of u_scasml (estimate minus truth), from simulation alone",
@@ -56,17 +62,26 @@ def save(report: Report, folder: RunFolder) -> None:
     commit(folder.page, page(report).encode())
     columns = variables(report)
 
+    first = report.family.dimension
+
     def fill(file: Any) -> None:
-        for name, size in (("point", len(report.t)), ("axis", report.x.shape[1])):
+        sizes = {first: len(report.t)} | ({"axis": report.x.shape[1]} if "x" in columns else {})
+        for name, size in sizes.items():
             node = store.put(file, name, np.arange(size), long_name=f"index of the {name}", units="1")
             node.make_scale(name)
         for name, values in columns.items():
-            node = store.put(file, name, values, long_name=(LONG_NAMES | GRADIENT_NAMES)[name], units="1")
-            node.dims[0].attach_scale(file["point"])
+            node = store.put(file, name, values, long_name=long_name(name), units="1")
+            node.dims[0].attach_scale(file[first])
             if values.ndim == 2:
                 node.dims[1].attach_scale(file["axis"])
 
-    attributes = {
+    store.write(folder.report, "report", fill, attributes(report, summary))
+
+
+def attributes(report: Report | IterationReport, summary: dict[str, Any]) -> dict[str, Any]:
+    """What report.h5 says of its run."""
+    problem = report.job["problem"]
+    return {
         "job": report.job,
         "training_hash": report.hashes["training"],
         "correction_hash": report.hashes["correction"],
@@ -74,17 +89,30 @@ def save(report: Report, folder: RunFolder) -> None:
         "device": report.device,
         "seconds": report.seconds,
         "summary": summary,
-        "title": f"{report.job['name']}: {report.job['problem']['name']} in {report.job['problem']['dim']} dimensions",
+        "title": f"{report.job['name']}: {problem['name']} in {problem['dim']} dimensions",
         "Conventions": "CF-1.11",
     }
-    store.write(folder.report, "report", fill, attributes)
+
+
+def long_name(variable: str) -> str:
+    """What a variable of report.h5 is; of a problem whose answer is a number, ``value`` stands for u."""
+    known = LONG_NAMES | GRADIENT_NAMES
+    if variable in known:
+        return known[variable]
+    said = {_of_value(name): text for name, text in known.items()}[variable]
+    return re.sub(r"\bu_\w+", lambda found: _of_value(found[0]), said)
+
+
+def _of_value(variable: str) -> str:
+    """The name of what is said of u where the answer is a number: u_scasml_se is value_se, u_plain value_plain."""
+    return "value" + variable.removeprefix("u").removeprefix("_scasml") if variable.startswith("u_") else variable
 
 
 def variables(report: Report) -> dict[str, Array]:
     """Every variable of report.h5; NaN where there is no value."""
     nothing = np.full(len(report.t), np.nan)
     out: dict[str, Array] = {"t": report.t, "x": report.x}
-    for name in ("surrogate", "linear", "mlp", "scasml"):
+    for name in (*report.family.baselines, "scasml"):
         method = report.methods.get(name)
         out[f"u_{name}"] = nothing if method is None else method.value
         if name != "surrogate":
@@ -92,17 +120,20 @@ def variables(report: Report) -> dict[str, Array]:
     out["u_scasml_bias"] = report.methods["scasml"].shift
     for kind, (low, high) in report.intervals().items():
         out[f"{kind}_low"], out[f"{kind}_high"] = low, high
-    for side in ("lower", "upper"):
+    for side in ("lower", "upper") if "bounds" in report.family.own else ():
         bound = report.bounds.get(side)
         out[f"u_{side}"] = nothing if bound is None else bound.value
         out[f"u_{side}_safe"] = nothing if bound is None else bound.safe
     out["u_reference"] = nothing if report.reference is None else report.reference
     out["u_reference_se"] = nothing if report.reference is None else np.full_like(nothing, report.reference_error)
     out["paths"] = report.draws
-    out = {name: out[name] for name in LONG_NAMES}
+    out = {name: out[name] for name in LONG_NAMES if name in out}
     if (gradient := report.gradient) is not None:
         assert gradient.se is not None
         out |= dict(zip(GRADIENT_NAMES, (gradient.surrogate, gradient.value, gradient.se, gradient.shift), strict=True))
+    if report.family.points is not None:
+        del out["t"], out["x"]
+        return {_of_value(name): values for name, values in out.items()}
     return out
 
 

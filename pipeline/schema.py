@@ -194,10 +194,15 @@ class Correction(Record):
     """The same in units of u, for points where u is near 0. Not hashed."""
     max_paths: Annotated[Count, Rule(WHOLE, "1_000_000")] = 1_000_000
     """Most top-level draws, over all points of the run. Not hashed: raise it and only the missing chunks are computed."""
+    max_steps: Annotated[Count, Rule(WHOLE, "100")] = 100
+    """Most steps of a correction that is iterated, as of linear systems; rtol is then the relative residual to stop at. Not hashed."""
     gradient: Annotated[bool, Rule(YES_NO, "true")] = False
     """Also estimate grad u with error bars, from chunks of its own. Not hashed."""
     bounds: Annotated[bool, Rule(YES_NO, "false")] = True
     """Also two-sided bounds, where f is known to be convex or concave, from chunks of their own. Not hashed."""
+    device: Annotated[Literal["cpu", "cuda"], Rule("cpu or cuda", "cpu", ("cpu", "cuda"))] = "cpu"
+    """What a rank computes on: `cuda` gives every rank a GPU of its machine, or a part of one. Not hashed, but chunks of one
+    are not taken for those of the other: their last bits differ."""
     ranks: Annotated[Count, Rule(WHOLE, "2")] = 1
     """MPI ranks, at most one a core. The numbers do not depend on them. Not hashed."""
     oversubscribe: Annotated[bool, Rule(YES_NO, "true")] = False
@@ -206,7 +211,7 @@ class Correction(Record):
     _named = field_validator("estimator", mode="before")(_as_choice)
 
 
-BASELINES = ("surrogate", "linear", "mlp")
+BASELINES = ("surrogate", "linear", "mlp", "plain")
 
 
 class ReportOptions(Record):
@@ -215,10 +220,11 @@ class ReportOptions(Record):
     simultaneous: Annotated[bool, Rule(YES_NO, "false")] = True
     """Also intervals that hold at all points at once, not at each alone."""
     baselines: Annotated[
-        tuple[Literal["surrogate", "linear", "mlp"], ...],
-        Rule("a list of surrogate, linear and mlp, as many as you like", "[surrogate, linear, mlp]", BASELINES),
-    ] = ("surrogate", "linear", "mlp")
-    """What the correction is compared with: the `surrogate` alone, `linear` (f dropped), plain `mlp` for the same FLOP."""
+        tuple[Literal["surrogate", "linear", "mlp", "plain"], ...] | None,
+        Rule("a list of names such as surrogate, linear and mlp, as many as you like", "[surrogate, linear, mlp]", BASELINES),
+    ] = None
+    """What the correction is compared with, all there is by default: the `surrogate` alone; of semilinear equations `linear`
+    (f dropped) and plain `mlp` for the same FLOP; of other problems the `plain` estimator without surrogate, for the same FLOP."""
 
     @field_validator("baselines", mode="before")
     @classmethod

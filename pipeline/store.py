@@ -186,6 +186,20 @@ def _restore(node: Any, file: h5py.File, tree: str) -> Any:
     return content
 
 
+def put_tree(file: h5py.File, name: str, nested: Any) -> None:
+    """Store any nesting of dictionaries, lists, numbers and tensors under ``name``."""
+    tensors: dict[str, NDArray[Any]] = {}
+    group = file.create_group(name)
+    put(group, "skeleton", np.frombuffer(json.dumps(_skeleton(nested, tensors)).encode(), dtype=np.uint8))
+    for path_in_tree, tensor in tensors.items():
+        put(group, path_in_tree, tensor)
+
+
+def tree(file: h5py.File, name: str) -> Any:
+    """What ``put_tree`` stored."""
+    return _restore(json.loads(array(file, f"{name}/skeleton").tobytes()), file, name)
+
+
 TREES = ("parameters", "optimizer", "average", "objective")
 
 
@@ -214,12 +228,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, *, training_hash: str, j
 
     def fill(file: h5py.File) -> None:
         for name in TREES:
-            tree = getattr(checkpoint, name)
-            tensors: dict[str, NDArray[Any]] = {}
-            group = file.create_group(name)
-            put(group, "skeleton", np.frombuffer(json.dumps(_skeleton(tree, tensors)).encode(), dtype=np.uint8))
-            for path_in_tree, tensor in tensors.items():
-                put(group, path_in_tree, tensor)
+            put_tree(file, name, getattr(checkpoint, name))
         put(file, "loss", checkpoint.losses, long_name="training loss at each step", units="1")
 
     write(
@@ -251,10 +260,7 @@ def load_checkpoint(path: Path, *, training_hash: str, job: Mapping[str, Any]) -
     """The checkpoint of this job; another job's is refused with what differs."""
     refuse_foreign(path, "checkpoint", "training_hash", training_hash, job)
     with opened(path, "checkpoint") as file:
-        trees = {}
-        for name in TREES:
-            skeleton = json.loads(array(file, f"{name}/skeleton").tobytes())
-            trees[name] = _restore(skeleton, file, name)
+        trees = {name: tree(file, name) for name in TREES}
         return Checkpoint(
             step=int(file.attrs["step"]),
             steps=int(file.attrs["steps"]),

@@ -23,6 +23,16 @@ COLUMNS = (
 )
 """Title and key in a summary's ``methods``, in the order in which a table shows them."""
 
+ITERATED = (
+    ("relative L2", "rel_l2"),
+    ("L-infinity", "linf"),
+    ("residual", "residual"),
+    ("steps", "steps"),
+    ("FLOP", "flop"),
+    ("core s", "seconds"),
+)
+"""The same for corrections that are iterated: their certificate is a residual, not a standard error."""
+
 GAP = 2
 Summary = Mapping[str, Any]
 
@@ -37,17 +47,25 @@ def cell(key: str, value: Any) -> str:
         return "-"
     if key == "coverage":
         return f"{100.0 * value:.1f} %"
-    if key == "paths":
+    if key in ("paths", "steps"):
         return f"{value:,}"
     if key == "seconds":
         return f"{value:.1f}"
     return f"{value:.2e}"
 
 
-def rows(summary: Summary) -> list[list[str]]:
+def columns(summaries: Sequence[Summary]) -> tuple[tuple[str, str], ...]:
+    """Those of COLUMNS and ITERATED that the methods of these runs have figures for."""
+    iterated = ["ended" in summary for summary in summaries]
+    if all(iterated):
+        return ITERATED
+    return tuple(dict.fromkeys((*COLUMNS, *ITERATED))) if any(iterated) else COLUMNS
+
+
+def rows(summary: Summary, shown: Sequence[tuple[str, str]] = COLUMNS) -> list[list[str]]:
     """Method and figures of one run, a row a method."""
     return [
-        [f"mlp ({m['detail']})" if name == "mlp" and m.get("detail") else name, *(cell(key, m.get(key)) for _, key in COLUMNS)]
+        [f"mlp ({m['detail']})" if name == "mlp" and m.get("detail") else name, *(cell(key, m.get(key)) for _, key in shown)]
         for name, m in summary["methods"].items()
     ]
 
@@ -59,8 +77,9 @@ def table(summaries: Sequence[tuple[str, Summary]], width: int) -> RenderableTyp
     table below, with the methods repeated; where they do not hold the runs' names beside the
     methods, the names stand above. From 32 characters on, that is.
     """
-    blocks = [(label, rows(summary)) for label, summary in summaries]
-    titles = ["method", *(title for title, _ in COLUMNS)]
+    figures = columns([summary for _, summary in summaries])
+    blocks = [(label, rows(summary, figures)) for label, summary in summaries]
+    titles = ["method", *(title for title, _ in figures)]
     sizes = [max(len(line[c]) for line in [titles, *(row for _, block in blocks for row in block)]) for c in range(len(titles))]
     names = max(len(label) for label, _ in blocks) if len(blocks) > 1 else 0
     beside = bool(names) and names + GAP + sum(sizes) + GAP * (len(sizes) - 1) <= width
@@ -113,6 +132,14 @@ def _spaced(parts: Sequence[RenderableType]) -> Group:
     return Group(*(p for i, part in enumerate(parts) for p in ([Text(""), part] if i else [part])))
 
 
+ENDED = {
+    "spent": "all steps are spent: raise max_steps and run again; no step is repeated",
+    "stagnant": "the residual gets no smaller: this approximate solve is blind to what is left of the error; give it a smoother",
+    "diverging": "the residual grows: the values are those of the smallest one; a flexible Krylov method takes any surrogate",
+}
+"""How an iteration can end short of its tolerance."""
+
+
 def notes(summary: Summary) -> list[str]:
     """What is to be said below the table of a run: the biases, and a tolerance that was not met."""
     said = [
@@ -124,7 +151,9 @@ def notes(summary: Summary) -> list[str]:
         if bound["gap"] is not None:
             gap = f"mean distance from the corrected value {bound['gap']:+.1e} (over the root mean square of u)"
         said.append(f"{side} bound ({bound['method']}): {gap}")
-    if summary["tolerance_met"] is False:
+    if summary.get("ended") in ENDED:
+        said.append(ENDED[summary["ended"]])
+    elif summary["tolerance_met"] is False:
         said.append(
             "the budget max_paths was spent before the tolerance was met at every point: raise it and run again; nothing is recomputed"
         )
@@ -141,10 +170,11 @@ STYLE = (
 
 def page(title: str, summaries: Sequence[tuple[str, Summary]], notes: Sequence[str] = ()) -> str:
     """The same table as an HTML page that needs nothing else."""
-    head = "".join(f"<th>{html.escape(t)}</th>" for t in ["run", "method", *(title for title, _ in COLUMNS)])
+    figures = columns([summary for _, summary in summaries])
+    head = "".join(f"<th>{html.escape(t)}</th>" for t in ["run", "method", *(title for title, _ in figures)])
     body = []
     for label, summary in summaries:
-        for number, row in enumerate(rows(summary)):
+        for number, row in enumerate(rows(summary, figures)):
             classes = " ".join(c for c, is_so in (("first", number == 0), ("scasml", row[0] == "scasml")) if is_so)
             cells = "".join(f"<td>{html.escape(c)}</td>" for c in [label if number == 0 else "", *row])
             body.append(f'<tr class="{classes}">{cells}</tr>')

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.contracts import SemilinearPDE
 from kernels.moments import Moments
 from kernels.streams import Purpose
 from pipeline import store
@@ -37,7 +37,7 @@ class Method:
     name: str
     purpose: Purpose
     estimator: Sampled
-    problem: SemilinearPDE
+    problem: Any
     owner: str
     points: int
     axes: tuple[int, ...] = ()

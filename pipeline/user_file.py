@@ -18,6 +18,7 @@ from kernels.streams import Purpose, Stream
 from kernels.surrogates._ansatz import profile_laplacian
 from pipeline import catalogue
 from pipeline.errors import InputError, Interrupted
+from pipeline.family import SEMILINEAR
 from pipeline.job import Job
 
 TRIED = 4
@@ -33,7 +34,7 @@ TERMINAL_TOLERANCE = 1e-5
 def check_user_file(job: Job) -> None:
     """Try a problem's functions on a few points: a user's own file fails here, not in a rank or a report."""
     file = job.model.problem.file
-    if file is None:
+    if file is None or job.family is not SEMILINEAR:
         return
     catalogue.build(lambda: _try(job.problem, job), "problem", file=job.folder / file)
     with tempfile.TemporaryDirectory() as place:
@@ -142,7 +143,7 @@ def _expect_quadratic(problem: SemilinearPDE, t: Tensor, x: Tensor, stream: Stre
 def check_derivatives(job: Job, surrogate: Surrogate, objectives: Sequence[Any]) -> None:
     """Try on a few points what training and correction differentiate in a user's own file."""
     file = job.model.problem.file
-    if file is None:
+    if file is None or job.family is not SEMILINEAR:
         return
 
     def attempt() -> None:
@@ -152,7 +153,7 @@ def check_derivatives(job: Job, surrogate: Surrogate, objectives: Sequence[Any])
             for objective in objectives if job.learns == "steps" else ():
                 objective(*objective.sample(TRIED, stream)).backward()
             surrogate.value_and_gradient(t, x)
-            job.defect(surrogate).at(t, x, stream, with_source=True).slopes()
+            job.defect(surrogate, job.probes).at(t, x, stream, with_source=True).slopes()
         except Interrupted:
             raise
         except Exception as error:

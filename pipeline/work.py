@@ -12,14 +12,13 @@ from typing import Any
 from pipeline.dag import preflight
 from pipeline.errors import InputError
 from pipeline.estimate import disk_needed
-from pipeline.figures import page
 from pipeline.files import commit
-from pipeline.fold import fold
 from pipeline.folders import check_folder, prepare
 from pipeline.job import Job, RunFolder, digest, load_jobs
 from pipeline.reading import parse_override, read_mapping
 from pipeline.report_files import finished
 from pipeline.resources import check_disk, check_lasting, check_writable
+from pipeline.results import page, result
 from pipeline.training import one_thread, trained_surrogate
 
 
@@ -57,7 +56,7 @@ class Work:
         if not self.folder.summary.exists():
             commit(self.folder.summary, (json.dumps(summary, indent=2) + "\n").encode())
         if not self.folder.page.exists():
-            report = fold(self.folder, self.folder.load(), resumed=summary["resumed"])
+            report = result(self.folder, self.folder.load(), resumed=summary["resumed"])
             report.seconds.update({stage: spent["seconds"] for stage, spent in summary["stages"].items()})
             commit(self.folder.page, page(report).encode())
 
@@ -122,10 +121,10 @@ def check_corrected(work: Sequence[Work]) -> None:
     """Refuse runs whose correction is not finished, for what this job asks: by a report that is thrown away."""
     check_trained(work)
     for w in work:
-        if next(w.folder.waves("scasml"), None) is None:
+        if not w.job.family.iterated and next(w.folder.waves("scasml"), None) is None:
             raise InputError(f"'{w.folder.path}' holds no chunk of the correction: run `scasml correct` first, or `scasml run`")
         with one_thread():
-            fold(w.folder, w.job, resumed=0)
+            result(w.folder, w.job, resumed=0)
 
 
 def _size(folder: Path) -> int:

@@ -1,8 +1,23 @@
 """The nouns: problem records, and the protocols of surrogates and estimators, one family a file."""
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
+from kernels.contracts.eigenproblem import Eigenproblem, SpectralSketch
 from kernels.contracts.experiment import Experiment, Replicate, SizeCost
-from kernels.contracts.fixed_point import FixedPoint, State
+from kernels.contracts.fixed_point import FixedPoint, State, Verdict
+from kernels.contracts.integral import ControlVariate, Integral, Integrand
+from kernels.contracts.linear_system import ApproximateSolver, KnownSolve, LeastSquares, LinearSystem
+from kernels.contracts.operator import LinearOperator, Matvec
+from kernels.contracts.poisson import (
+    Ball,
+    Box,
+    Domain,
+    EllipticSurrogate,
+    Poisson,
+    PoissonCost,
+    SpaceField,
+    SpaceJet,
+    uniform_directions,
+)
 from kernels.contracts.semilinear import (
     NORMAL_FLOP,
     Cost,
@@ -24,7 +39,8 @@ from kernels.contracts.semilinear import (
     ValueAndGradient,
     require_dim,
 )
-from kernels.contracts.training import Batch, Fitted, Searching
+from kernels.contracts.trace import Compression, Trace
+from kernels.contracts.training import Batch, Fitted, PlugIn, Searching, UncertainPlugIn
 from kernels.laws import BrownianMotion, GeometricBrownianMotion, ItoDiffusion, Law
 from kernels.point_samplers import (
     PointSampler,
@@ -38,27 +54,45 @@ from kernels.streams import Purpose, Stream
 
 __all__ = [
     "NORMAL_FLOP",
+    "ApproximateSolver",
+    "Ball",
     "Batch",
+    "Box",
     "BrownianMotion",
+    "Compression",
+    "ControlVariate",
     "Cost",
+    "Domain",
     "Draws",
     "Driver",
+    "Eigenproblem",
+    "EllipticSurrogate",
     "Estimator",
     "Experiment",
     "Fitted",
     "FixedPoint",
     "GeometricBrownianMotion",
     "HessianForm",
+    "Integral",
+    "Integrand",
     "ItoDiffusion",
     "Jet",
     "Known",
+    "KnownSolve",
     "Law",
+    "LeastSquares",
+    "LinearOperator",
+    "LinearSystem",
     "Linearisable",
     "LocalDriver",
     "LocalDriverFactory",
+    "Matvec",
     "Paths",
+    "PlugIn",
     "PointSampler",
     "PointwiseField",
+    "Poisson",
+    "PoissonCost",
     "Positions",
     "ProfileJet",
     "Purpose",
@@ -68,17 +102,24 @@ __all__ = [
     "SemilinearPDE",
     "SizeCost",
     "Solution",
+    "SpaceField",
+    "SpaceJet",
+    "SpectralSketch",
     "State",
     "Stream",
     "Surrogate",
     "Terminal",
     "Times",
+    "Trace",
+    "UncertainPlugIn",
     "ValueAndGradient",
     "Vectors",
+    "Verdict",
     "along_paths",
     "require_dim",
     "uniform_ball",
     "uniform_box",
     "uniform_box_boundary",
+    "uniform_directions",
     "uniform_sphere",
 ]

@@ -24,6 +24,24 @@ class Fitted(Protocol):
         ...
 
 
+@runtime_checkable
+class PlugIn(Protocol):
+    """A surrogate whose own answer is all that a correction adds to: of problems other than semilinear equations."""
+
+    def plug_in(self, t: Tensor, x: Tensor) -> Tensor:
+        """Phi of the surrogate at the points, (points,), in float64."""
+        ...
+
+
+@runtime_checkable
+class UncertainPlugIn(PlugIn, Protocol):
+    """One whose own answer comes from a quadrature with an error bar."""
+
+    def plug_in_error(self, t: Tensor, x: Tensor) -> Tensor:
+        """Standard error of ``plug_in``, (points,)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """A training step's batch, for an optimizer that looks at it more than once."""

@@ -23,7 +23,7 @@ def copies(problem: SemilinearPDE, t: Paths, x: Tensor, count: int, times: int, 
     """
     f_y, f_z = problem.at(t, x, stream, with_source=False).slopes()
     path = LinearPath(problem, t, x, f_y, f_z)
-    strata = torch.arange(times)[:, None, None] + 1.0 - stream.uniform(times, count, len(t))
+    strata = torch.arange(times, device=t.device)[:, None, None] + 1.0 - stream.uniform(times, count, len(t))
     quantiles, owners = strata.sort(1)
     gaps, densities = stops(problem, problem.horizon - t, quantiles.flatten(0, 1) / times)
     gathered = t.new_zeros(count, len(t))

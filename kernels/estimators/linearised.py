@@ -80,7 +80,7 @@ class Linearised:
     def _walk(self, problem: SemilinearPDE, start: list[Tensor], steps: tuple[int, ...], stream: Stream) -> list[Paths]:
         """One draw a row for every number of steps, coarsest first: the same residual times, noise and probes."""
         t, x, f_y, f_z = start
-        strata = torch.arange(self.times)[:, None] + 1.0 - stream.uniform(self.times, len(t))
+        strata = torch.arange(self.times, device=t.device)[:, None] + 1.0 - stream.uniform(self.times, len(t))
         gaps, densities = stops(problem, problem.horizon - t, strata / self.times)
         paths = [LinearPath(problem, t, x, f_y, f_z) for _ in steps]
         finest = steps[-1]

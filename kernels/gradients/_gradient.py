@@ -48,7 +48,7 @@ def gradient_draws(law: Law, t: Times, x: Positions, z: VectorDraws) -> VectorDr
     correlated.
     """
     points, dim = x.shape
-    units = torch.eye(dim, dtype=x.dtype).repeat(points, 1)
+    units = torch.eye(dim, dtype=x.dtype, device=x.device).repeat(points, 1)
     # Row i of a point is sigma^T e_i.
     pulled = law.pull(t.repeat_interleave(dim), x.repeat_interleave(dim, 0), units).reshape(points, dim, dim)
     return torch.linalg.solve(pulled.double().mT, z.double())

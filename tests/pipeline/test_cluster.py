@@ -80,8 +80,8 @@ def test_a_head_that_is_being_started_is_waited_for_and_another_is_not(monkeypat
 def test_tf32_needs_a_gpu_for_every_worker(workers: int) -> None:
     job = job_from({**TINY, "training": {"precision": "tf32", "batch": 64, "workers": workers}}, Path())
     with pytest.raises(InputError, match=rf"training.precision = 'tf32': the Ray cluster has 0 GPUs for {max(1, workers)} "):
-        cluster.check_tf32(job, 0.0)
-    cluster.check_tf32(job, float(max(1, workers)))
+        cluster.check_gpus(job, 0.0)
+    cluster.check_gpus(job, float(max(1, workers)))
 
 
 def test_waiting_ends_with_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,21 @@ from kernels.streams import Purpose, Stream
 from pipeline.job import Job, load_job
 from pipeline.points import count, points_of, read_points
 
+INSIDE = uniform_box(6, 0.5, 0.5)
 
-@dataclass(frozen=True)
-class Bounded:
-    """A problem with a reference point and a boundary."""
 
-    dim: int = 6
-    horizon: float = 0.5
-    start: float = 0.25
-
-    def sample_points(self, n: int, stream: Stream) -> tuple[Tensor, Tensor]:
-        return uniform_box(self.dim, self.horizon, 0.5)(n, stream)
-
-    def boundary_points(self, n: int, stream: Stream) -> tuple[Tensor, Tensor]:
-        t, x = self.sample_points(n, stream)
-        return t, x / x.abs().amax(1, keepdim=True)
+def on_the_boundary(n: int, stream: Stream) -> tuple[Tensor, Tensor]:
+    t, x = INSIDE(n, stream)
+    return t, x / x.abs().amax(1, keepdim=True)
 
 
 def bounded(job_file: Path, points: Any) -> Job:
-    """A job for these points whose problem has a boundary."""
+    """A job for these points whose problem has a reference point of its own and a boundary."""
     base = load_job(job_file)
     job = replace(
         base, model=base.model.model_copy(update={"correction": base.model.correction.model_copy(update={"points": points})})
     )
-    vars(job)["problem"] = Bounded()
+    vars(job)["problem"] = replace(base.problem, start=0.25, sample_points=INSIDE, boundary_points=on_the_boundary)
     return job
 
 
