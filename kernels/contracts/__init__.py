@@ -2,6 +2,7 @@
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
 from kernels.contracts.eigenproblem import Eigenproblem, SpectralSketch
+from kernels.contracts.experiment import Experiment, Replicate, SizeCost
 from kernels.contracts.fixed_point import FixedPoint, State, Verdict
 from kernels.contracts.integral import ControlVariate, Integral, Integrand
 from kernels.contracts.linear_system import ApproximateSolver, KnownSolve, LeastSquares, LinearSystem
@@ -68,6 +69,7 @@ __all__ = [
     "Eigenproblem",
     "EllipticSurrogate",
     "Estimator",
+    "Experiment",
     "Fitted",
     "FixedPoint",
     "GeometricBrownianMotion",
@@ -99,8 +101,10 @@ __all__ = [
     "ProfileJet",
     "Purpose",
     "Reference",
+    "Replicate",
     "Searching",
     "SemilinearPDE",
+    "SizeCost",
     "SnapshotStream",
     "Solution",
     "SpaceField",
