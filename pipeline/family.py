@@ -13,8 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels.contracts import Integral, LeastSquares, LinearSystem, Poisson, SemilinearPDE, Trace
-from kernels.defect import defect, integral_defect, linear_system_defect, poisson_defect, trace_defect
+from kernels.contracts import (
+    Experiment,
+    Integral,
+    LeastSquares,
+    LinearSystem,
+    OperatorStream,
+    Poisson,
+    SemilinearPDE,
+    SnapshotStream,
+    Trace,
+)
+from kernels.defect import defect, integral_defect, linear_system_defect, poisson_defect, snapshots_defect, trace_defect
 from pipeline import catalogue
 from pipeline.errors import InputError
 
@@ -53,6 +63,15 @@ def of_vector(problem: Any, t: Tensor, x: Tensor) -> Truth:
     return (None, 0.0, "") if problem.solution is None else (problem.solution.numpy(), 0.0, problem.source)
 
 
+def of_last_step(problem: Any, t: Tensor, x: Tensor) -> Truth:
+    """Eigenvalues at the end of a stream: real parts, then the imaginary ones of complex values."""
+    if problem.eigenvalues is None:
+        return None, 0.0, ""
+    found = problem.eigenvalues(problem.steps - 1)
+    parts = (found.real, found.imag) if found.is_complex() else (found,)
+    return torch.cat(parts).numpy(), 0.0, problem.source
+
+
 SAMPLED = ("atol", "max_paths", "device", "ranks", "oversubscribe")
 """Keys of ``correction`` that belong to means."""
 
@@ -73,6 +92,8 @@ class Family:
     """What a report can compare with; all of it by default."""
     own: tuple[str, ...] = SAMPLED
     """Keys of ``correction`` that only some families have, and this one has."""
+    streams: bool = False
+    """Whether each step takes in new data, with a truth of its own; a report knows that of the last one."""
     iterated: bool = False
     """Whether its corrections are fixed points, not means."""
     defect: Callable[[Any, Any, int | None], Any]
@@ -142,6 +163,37 @@ FAMILIES = (
         points=one_row,
         truth=of_vector,
     ),
+    Family(
+        record=SnapshotStream,
+        surrogate="initial_modes",
+        estimator="online_dmd",
+        own=ITERATED,
+        streams=True,
+        iterated=True,
+        defect=lambda problem, surrogate, _: snapshots_defect(problem, surrogate),
+        points=one_row,
+        truth=of_last_step,
+    ),
+    Family(
+        record=OperatorStream,
+        surrogate="initial_eigenvectors",
+        estimator="operator_tracking",
+        own=ITERATED,
+        streams=True,
+        iterated=True,
+        defect=lambda problem, surrogate, _: snapshots_defect(problem, surrogate),
+        points=one_row,
+        truth=of_last_step,
+    ),
+    Family(
+        record=Experiment,
+        surrogate="no_surrogate",
+        estimator="replicates",
+        baselines=(),
+        defect=lambda problem, surrogate, _: problem,
+        points=Experiment.points,
+        truth=lambda problem, t, x: (None, 0.0, ""),
+    ),
 )
 SEMILINEAR = FAMILIES[0]
 OWN = tuple(dict.fromkeys((*(key for family in FAMILIES for key in family.own), *ITERATED)))
@@ -162,7 +214,8 @@ def served(room: str, make: Callable[..., Any]) -> type:
     """The record that a factory of surrogates, objectives or estimators works on."""
     hints = typing.get_type_hints(make)
     if room == "estimators":
-        return getattr(hints["return"], "solves", SemilinearPDE)
+        made = (typing.get_args(hints["return"]) or (hints["return"],))[0]
+        return getattr(made, "solves", SemilinearPDE)
     first = next(iter(inspect.signature(make).parameters))
     return typing.cast(type, hints[first])
 

@@ -109,7 +109,10 @@ def figures(report: Report) -> list[tuple[str, Figure, str]]:
         out.append(("against_cost", _against_cost(report), caption))
     caption = f"{100 * report.confidence:g} % intervals, widened by the estimated bias, at evenly spaced points."
     out.append(("intervals", _intervals(report), caption))
-    if len(report.losses):
+    if report.rates:
+        caption = "Mean squared error against the number of data; dashed, the slope of theory through the middle."
+        out.append(("rates", _rates(report), caption))
+    elif len(report.losses) > 1:
         out.append(("training", _training(report), "Training loss; the line is its mean over 1/50 of the steps."))
     return out
 
@@ -175,6 +178,21 @@ def _intervals(report: Report) -> Figure:
     label = "truth" if report.reference is not None else "corrected value"
     plot.set(xlabel="evaluation point (every few)", ylabel=f"value minus {label}")
     plot.legend(frameon=False, ncols=2)
+    return figure
+
+
+def _rates(report: Report) -> Figure:
+    figure, plot = axes()
+    for number, rate in enumerate(report.rates):
+        low, high = report.rate_interval(rate)
+        label = f"{rate.method}: {rate.slope:.3f} [{low:.3f}, {high:.3f}]"
+        label += "" if rate.theory is None else f", theory {rate.theory:.3f}"
+        plot.errorbar(rate.ns, rate.mean, 1.96 * rate.se, fmt="o-", ms=4, capsize=2, color=f"C{number}", label=label)
+        if rate.theory is not None:
+            middle = np.exp(np.mean(np.log(rate.mean)) - rate.theory * np.mean(np.log(rate.ns)))
+            plot.plot(rate.ns, middle * rate.ns**rate.theory, "--", lw=1, color=f"C{number}")
+    plot.set(xscale="log", yscale="log", xlabel="number of data n", ylabel="mean squared error")
+    plot.legend(frameon=False)
     return figure
 
 

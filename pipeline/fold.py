@@ -6,15 +6,16 @@ import numpy as np
 from torch import Tensor
 
 from kernels.bounds import Bound, reading
-from kernels.contracts import Surrogate
+from kernels.contracts import Experiment, Surrogate
 from kernels.intervals import Estimated, summed
+from kernels.rates import slope
 from pipeline import store
 from pipeline.baselines import baseline_budget, baseline_methods
 from pipeline.correction import base_and_gradient, base_error, base_values, companions, scasml_method
 from pipeline.errors import InputError
 from pipeline.job import Job, RunFolder
 from pipeline.plan import load_plan
-from pipeline.report import Array, BoundReport, GradientReport, MethodReport, Report, TermReport, rms
+from pipeline.report import Array, BoundReport, GradientReport, MethodReport, RateReport, Report, TermReport, rms
 from pipeline.tally import Method, Outcome, Tally, replay, within, within_distance
 from pipeline.training import trained_surrogate
 
@@ -95,6 +96,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         methods={name: m for name, m in methods.items() if name in wanted},
         bounds=bounds,
         gradient=gradient,
+        rates=_rates(job.problem, methods["scasml"]) if isinstance(job.problem, Experiment) else (),
         terms=_terms(method, outcome, rms(corrected)),
         plan=plan,
         tolerance_met=outcome.met,
@@ -138,6 +140,18 @@ def _estimated(method: Method, outcome: Outcome, offset: Array | None = None) ->
         mean, error = tally.term_table(counts, number)
         terms.append((mean, error, tally.freedom(counts, number).reshape(-1, *[1] * len(method.axes))))
     return summed(terms, method.prices.summed + uncertain)
+
+
+def _rates(study: Experiment, found: MethodReport) -> tuple[RateReport, ...]:
+    assert found.se is not None
+    shape = len(study.methods), len(study.sizes)
+    mean, se = found.value.reshape(shape).T, found.se.reshape(shape).T
+    slopes, errors = slope(study.sizes, mean, se)
+    ns = np.array(study.sizes, dtype=np.float64)
+    return tuple(
+        RateReport(name, ns, mean[:, m], se[:, m], float(slopes[m]), float(errors[m]), study.theory[m])
+        for m, name in enumerate(study.methods)
+    )
 
 
 def _draws(method: Method, outcome: Outcome) -> Array:

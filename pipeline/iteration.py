@@ -42,7 +42,7 @@ class Iteration:
     residuals: Array
     seconds: float
     ended: str
-    """Why there is no further step: "met", "spent", "stagnant" or "diverging"; empty while there is one."""
+    """Why there is no further step: "met", "spent", "stagnant", "diverging" or "complete"; empty while there is one."""
 
     @property
     def steps(self) -> int:
@@ -109,6 +109,9 @@ def iterate(folder: RunFolder, job: Job, surrogate: Any, name: str) -> Iteration
     before, steps = found.seconds, found.steps
     while not (ended := _ending(job, estimator, found)):
         state = estimator.step(problem, found.state)
+        if state is found.state:
+            ended = "complete"
+            break
         found = Iteration(state, *_seen(estimator, problem, state, found), before + time.perf_counter() - began, "")
         if time.perf_counter() - saved > SAVE_SECONDS:
             _save(folder, job, name, found)

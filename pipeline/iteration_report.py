@@ -60,6 +60,8 @@ class IterationReport:
     seconds: dict[str, float]
     device: str
     train_seconds: float
+    streams: bool
+    """Whether every step has a truth of its own."""
     resumed: int
 
     def _figures(self, value: Array, residual: Array) -> dict[str, Any]:
@@ -119,6 +121,8 @@ def fold_iteration(folder: RunFolder, job: Job, *, resumed: int) -> IterationRep
     if "scasml" not in methods or not methods["scasml"].iteration.ended:
         raise InputError(f"'{folder.path}' holds no finished iteration of this job: run `scasml correct` first")
     reference, _, source = job.family.truth(job.problem, *points_of(job))
+    if job.family.streams and methods["scasml"].iteration.ended != "complete":
+        reference = None
     return IterationReport(
         job=job.resolved,
         hashes={"training": job.training_hash, "correction": job.correction_hash},
@@ -133,6 +137,7 @@ def fold_iteration(folder: RunFolder, job: Job, *, resumed: int) -> IterationRep
         },
         device=f"training on {checkpoint.device}, correction on cpu",
         train_seconds=checkpoint.core_seconds,
+        streams=job.family.streams,
         resumed=resumed,
     )
 
@@ -160,7 +165,8 @@ def page(report: IterationReport) -> str:
 def figures(report: IterationReport) -> list[tuple[str, Figure, str]]:
     """Every plot that applies to a report: name, figure, caption."""
     out = [("residual", _against_steps(report, residuals=True), "Largest relative residual after each step.")]
-    if report.reference is not None and report.methods["scasml"].iteration.values.shape[1] == len(report.reference):
+    found = report.methods["scasml"].iteration
+    if report.reference is not None and not report.streams and len(found.values) == len(found.residuals):
         out.append(
             ("error", _against_steps(report, residuals=False), "Relative L2 error after each step, against the known truth.")
         )

@@ -65,6 +65,19 @@ class GradientReport(Estimated):
 
 
 @dataclass(frozen=True)
+class RateReport:
+    """How the mean squared error of a method falls with the number of data."""
+
+    method: str
+    ns: Array
+    mean: Array
+    se: Array
+    slope: float
+    slope_se: float
+    theory: float | None
+
+
+@dataclass(frozen=True)
 class Report:
     """A finished run: points, truth where known, methods, and the training curve."""
 
@@ -82,6 +95,8 @@ class Report:
     bounds: dict[str, BoundReport]
     """By side, "lower" and "upper"; empty where the driver's curvature is unknown."""
     gradient: GradientReport | None
+    rates: tuple[RateReport, ...]
+    """Of a study of rates, a row a method."""
     plan: Plan
     tolerance_met: bool | None
     losses: Array
@@ -148,6 +163,11 @@ class Report:
             out[kind] = scasml.value - half, scasml.value + half
         return out
 
+    def rate_interval(self, rate: RateReport) -> tuple[float, float]:
+        """The confidence interval of a slope."""
+        half = float(student_quantile(self.confidence, np.inf)) * rate.slope_se
+        return rate.slope - half, rate.slope + half
+
     def _bounds_summary(self) -> dict[str, Any]:
         corrected = self.methods["scasml"]
         scale = self._scale(corrected.value) or np.nan
@@ -208,6 +228,11 @@ class Report:
                 "biases": {t.name: {"mean": t.mean, "se": t.se} for t in self.terms if t.role == "left"},
                 "bounds": self._bounds_summary(),
                 "gradient": self._gradient_summary(),
+                "rates": {
+                    r.method: {"slope": r.slope, "low": low, "high": high, "theory": r.theory}
+                    for r in self.rates
+                    for low, high in [self.rate_interval(r)]
+                },
                 "pilot": [{"candidate": str(c), "work": c.work} for c in self.plan.tried],
                 "reference": None if self.reference is None else self.reference_source,
                 "reference_rel_se": None if self.reference is None else self.reference_error / (rms(self.reference) or np.nan),

@@ -137,7 +137,7 @@ ENDED = {
     "stagnant": "the residual gets no smaller: this approximate solve is blind to what is left of the error; give it a smoother",
     "diverging": "the residual grows: the values are those of the smallest one; a flexible Krylov method takes any surrogate",
 }
-"""How an iteration can end short of its tolerance."""
+"""How an iteration can end short of its tolerance; a stream that is "complete" has nothing left to take in."""
 
 
 def notes(summary: Summary) -> list[str]:
@@ -146,6 +146,11 @@ def notes(summary: Summary) -> list[str]:
         f"estimated {cause} bias {bias['mean']:+.1e}, s.e. {bias['se']:.0e} (over the root mean square of u)"
         for cause, bias in summary["biases"].items()
     ]
+    for method, rate in summary.get("rates", {}).items():
+        theory = "" if rate["theory"] is None else f", by theory {rate['theory']:+.3f}"
+        said.append(
+            f"{method}: mean squared error falls as n^{rate['slope']:+.3f} [{rate['low']:+.3f}, {rate['high']:+.3f}]{theory}"
+        )
     for side, bound in summary.get("bounds", {}).items():
         gap = "not known, the surrogate is too far from u for this many draws"
         if bound["gap"] is not None:

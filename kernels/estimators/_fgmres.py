@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kernels.axes import Unknowns
-from kernels.contracts import LinearSystem, State, Stream
+from kernels.contracts import LinearSystem, State, Stream, Verdict
 from kernels.estimators._cycle import Cycle, known_solution
-from kernels.estimators._progress import Verdict, advanced, begun, verdict
+from kernels.estimators._progress import advanced, begun, verdict
 
 PARALLEL = 1e-14
 """Share of A z off the basis below which nothing of it is new."""

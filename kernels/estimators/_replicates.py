@@ -26,6 +26,7 @@ class Replicates(ABC):
 
     matvecs: int
     solves: ClassVar[type] = Trace
+    chunk_draws: ClassVar[int] = 2
     terms: ClassVar[tuple[str, ...]] = ("replicate",)
     biases: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[Mapping[str, tuple[str, ...]]] = {}

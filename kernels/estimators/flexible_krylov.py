@@ -11,7 +11,7 @@ from kernels.axes import Unknowns
 from kernels.contracts import LinearSystem, State, Stream, Verdict
 from kernels.estimators._cycle import Cycle, Smoother, known_solution, smoothing
 from kernels.estimators._fgmres import FGMRES
-from kernels.estimators._progress import Verdict, advanced, begun, verdict
+from kernels.estimators._progress import advanced, begun, verdict
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Hutchinson:
 
     probes: Law
     solves: ClassVar[type] = Trace
+    chunk_draws: ClassVar[int] = 16
     terms: tuple[str, ...] = ("probe",)
     biases: tuple[str, ...] = ()
     optional: ClassVar[Mapping[str, tuple[str, ...]]] = {}

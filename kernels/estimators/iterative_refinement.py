@@ -10,7 +10,7 @@ import torch
 from kernels.axes import Unknowns
 from kernels.contracts import LinearSystem, State, Stream, Verdict
 from kernels.estimators._cycle import Cycle, Smoother, known_solution, smoothing
-from kernels.estimators._progress import Verdict, advanced, begun, verdict
+from kernels.estimators._progress import advanced, begun, verdict
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from kernels.axes import Unknowns
-from kernels.contracts import SnapshotStream, State, Stream
+from kernels.contracts import SnapshotStream, State, Stream, Verdict
 from kernels.dmd import feedback, ordered_eigenvalues, reduced_operator, require_window, window_weights
 
 
@@ -71,6 +71,10 @@ class OnlineDMDSteps:
         image = x.T @ (self._weights(int(state["seen"]))[:, None] * (x @ q))
         inside = q.T @ image
         return (torch.linalg.matrix_norm(image - q @ inside) / torch.linalg.matrix_norm(inside))[None]
+
+    def verdict(self, state: State) -> Verdict:
+        """A stream is followed to its end."""
+        return "converging"
 
     def flop(self, problem: SnapshotStream) -> float:
         return 8.0 * problem.dim * self.window * self.rank + 4.0 * problem.dim * self.rank**2 + 30.0 * self.rank**3

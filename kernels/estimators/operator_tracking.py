@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from kernels.axes import Unknowns
-from kernels.contracts import OperatorStream, State, Stream
+from kernels.contracts import OperatorStream, State, Stream, Verdict
 
 NEARLY_EQUAL = 1e-3
 """Eigenvalues nearer than this to each other are not mixed: the first order divides by their difference."""
@@ -73,6 +73,10 @@ class OperatorTracking:
         u, values = state["basis"], state["values"]
         left = problem.matvec(int(state["seen"]) - 1, u) - u * values
         return torch.linalg.vector_norm(left, dim=0) / values.abs().max()
+
+    def verdict(self, state: State) -> Verdict:
+        """A stream is followed to its end."""
+        return "converging"
 
     def flop(self, problem: OperatorStream) -> float:
         n, r = float(problem.dim), float(self.rank)

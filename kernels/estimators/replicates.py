@@ -20,6 +20,7 @@ class Replicates:
     biases: tuple[str, ...] = ()
     optional: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     solves: ClassVar[type] = Experiment
+    chunk_draws: ClassVar[int] = 4
 
     def sample(self, problem: Experiment, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
         if x.shape[1] != 2:
