@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.contracts import Eigenproblem, Purpose, Stream
 from kernels.contracts.operator import dense
+from kernels.defect import eigenproblem_defect
 from kernels.estimators.error_inverse_power import Shift, error_inverse_power
 from kernels.surrogates.nystrom_sketch import nystrom_sketch
 
@@ -61,8 +62,9 @@ def epsi(
         scale=scale,
     )
     sketch.fit(Stream(seed, Purpose.TRAINING))
+    problem = eigenproblem_defect(problem, sketch)
     method = error_inverse_power(shift=shift, accelerate=accelerate)
-    state = method.start(problem, sketch, Stream(seed, Purpose.CORRECTION))
+    state = method.start(problem, Stream(seed, Purpose.CORRECTION))
     history = [float(method.residual(problem, state).max())]
     while history[-1] > tol and len(history) <= steps:
         state = method.step(problem, state)

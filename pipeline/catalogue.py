@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pipeline.errors import InputError, Interrupted, nearest
 from pipeline.messages import shown
 
-PROBLEMS = ("equations", "integrands", "elliptic", "traces", "linear_systems", "dynamics", "experiments")
+PROBLEMS = ("equations", "integrands", "elliptic", "traces", "eigenproblems", "linear_systems", "dynamics", "experiments")
 """Rooms of problems, one a family."""
 ROOMS = (*PROBLEMS, "surrogates", "objectives", "optimizers", "estimators")
 SINGULAR = {room: room.removesuffix("s") for room in ROOMS}

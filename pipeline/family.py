@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.contracts import (
+    Eigenproblem,
     Experiment,
     Integral,
     LeastSquares,
@@ -24,7 +25,15 @@ from kernels.contracts import (
     SnapshotStream,
     Trace,
 )
-from kernels.defect import defect, integral_defect, linear_system_defect, poisson_defect, snapshots_defect, trace_defect
+from kernels.defect import (
+    defect,
+    eigenproblem_defect,
+    integral_defect,
+    linear_system_defect,
+    poisson_defect,
+    snapshots_defect,
+    trace_defect,
+)
 from pipeline import catalogue
 from pipeline.errors import InputError
 
@@ -144,6 +153,16 @@ FAMILIES = (
         truth=of_value,
     ),
     Family(
+        record=Eigenproblem,
+        surrogate="nystrom_sketch",
+        estimator="error_inverse_power",
+        own=ITERATED,
+        iterated=True,
+        defect=lambda problem, surrogate, _: eigenproblem_defect(problem, surrogate),
+        points=one_row,
+        truth=lambda problem, t, x: (None, 0.0, "") if problem.values is None else (problem.values.numpy(), 0.0, problem.source),
+    ),
+    Family(
         record=LinearSystem,
         surrogate="learned_solver",
         estimator="iterative_refinement",
@@ -168,6 +187,7 @@ FAMILIES = (
         surrogate="initial_modes",
         estimator="online_dmd",
         own=ITERATED,
+        baselines=("plain",),
         streams=True,
         iterated=True,
         defect=lambda problem, surrogate, _: snapshots_defect(problem, surrogate),
@@ -179,6 +199,7 @@ FAMILIES = (
         surrogate="initial_eigenvectors",
         estimator="operator_tracking",
         own=ITERATED,
+        baselines=("plain",),
         streams=True,
         iterated=True,
         defect=lambda problem, surrogate, _: snapshots_defect(problem, surrogate),

@@ -1,7 +1,7 @@
 """The nouns: problem records, and the protocols of surrogates and estimators, one family a file."""
 
 from kernels.axes import Draws, Paths, Positions, Times, Vectors
-from kernels.contracts.eigenproblem import Eigenproblem, SpectralSketch
+from kernels.contracts.eigenproblem import Eigenproblem, KnownSpectrum, SpectralSketch
 from kernels.contracts.experiment import Experiment, Replicate, SizeCost
 from kernels.contracts.fixed_point import FixedPoint, State, Verdict
 from kernels.contracts.integral import ControlVariate, Integral, Integrand
@@ -81,6 +81,7 @@ __all__ = [
     "Known",
     "KnownModes",
     "KnownSolve",
+    "KnownSpectrum",
     "Law",
     "LeastSquares",
     "LinearOperator",

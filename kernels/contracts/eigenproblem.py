@@ -12,6 +12,41 @@ from kernels.contracts.operator import LinearOperator, Matvec
 from kernels.contracts.semilinear import require_dim
 
 
+@runtime_checkable
+class SpectralSketch(Protocol):
+    """A^ = U diag(values) U^T with orthonormal U and values >= 0, descending: a cheap approximation of A to invert."""
+
+    @property
+    def basis(self) -> Tensor:
+        """U, (dim, rank)."""
+        ...
+
+    @property
+    def values(self) -> Tensor:
+        """(rank,), those of A^ itself."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """By what the values are multiplied where A^ is inverted, so that they stay below those of A."""
+        ...
+
+    @property
+    def matvecs(self) -> int:
+        """Products with A that it took."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownSpectrum:
+    """What a defect knows: a sketch of A, as a :class:`SpectralSketch` has it."""
+
+    basis: Float[Tensor, "dim rank"]
+    values: Float[Tensor, "rank"]
+    scale: float
+    matvecs: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Eigenproblem:
     """The ``pairs`` largest eigenvalues, descending, and eigenvectors of a symmetric positive semidefinite A.
@@ -28,6 +63,8 @@ class Eigenproblem:
     values: Float[Tensor, "pairs"] | None = None
     vectors: Float[Tensor, "dim pairs"] | None = None
     source: str = ""
+    known: KnownSpectrum | None = None
+    """Set by a defect alone."""
 
     def __post_init__(self) -> None:
         require_dim(self.dim)
@@ -53,17 +90,3 @@ class Eigenproblem:
             vectors=matrix.eigenvectors(pairs) if known and matrix.eigenvectors is not None else None,
             source=matrix.source,
         )
-
-
-@runtime_checkable
-class SpectralSketch(Protocol):
-    """A^ = U diag(values) U^T with orthonormal U and values >= 0, descending: a cheap approximation of A to invert."""
-
-    basis: Tensor
-    """U, (dim, rank)."""
-    values: Tensor
-    """(rank,), those of A^ itself."""
-    scale: float
-    """By what the values are multiplied where A^ is inverted, so that they stay below those of A."""
-    matvecs: int
-    """Products with A that it took."""

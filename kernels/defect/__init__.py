@@ -1,6 +1,6 @@
 """The problem that a surrogate's error solves, one family a file."""
 
-from kernels.defect.eigenproblem import corrections, eigenproblem_defect
+from kernels.defect.eigenproblem import corrections, eigen_residuals, eigenproblem_defect
 from kernels.defect.integral import integral_defect
 from kernels.defect.linear_system import linear_system_defect
 from kernels.defect.poisson import poisson_defect
@@ -11,6 +11,7 @@ from kernels.defect.trace import trace_defect
 __all__ = [
     "corrections",
     "defect",
+    "eigen_residuals",
     "eigenproblem_defect",
     "integral_defect",
     "linear_part",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from kernels.contracts import Eigenproblem, KnownSpectrum, SpectralSketch
 
 Vectors = Float[Tensor, "dim pairs"]
 Values = Float[Tensor, "pairs"]
@@ -13,7 +17,20 @@ MARGIN = 1.05
 """Of the safe shift over the largest eigenvalue of the sketch."""
 
 
-def eigenproblem_defect(vectors: Vectors, images: Vectors, values: Values) -> Vectors:
+def eigenproblem_defect(problem: Eigenproblem, surrogate: SpectralSketch) -> Eigenproblem:
+    """The same eigenproblem with the surrogate's sketch known, under whose shifted inverse the residual is a correction.
+
+    The error of u_j solves (mu - A) e = lambda u_j - A u_j to first order; :func:`corrections` puts the sketch for A.
+    """
+    if surrogate.basis.shape[0] != problem.dim:
+        raise ValueError(
+            f"a sketch of dimension {surrogate.basis.shape[0]}, '{problem.name}' has dim = {problem.dim}: take a sketch of this matrix"
+        )
+    known = KnownSpectrum(basis=surrogate.basis, values=surrogate.values, scale=surrogate.scale, matvecs=surrogate.matvecs)
+    return replace(problem, name=f"defect of {problem.name}", known=known)
+
+
+def eigen_residuals(vectors: Vectors, images: Vectors, values: Values) -> Vectors:
     """r = lambda u - A u of each column, ``images`` being A u: 0 at an eigenpair, whatever the sketch.
 
     For unit u and its Rayleigh quotient lambda an eigenvalue of A lies within |r| of lambda.

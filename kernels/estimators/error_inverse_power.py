@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels.contracts import Eigenproblem, SpectralSketch, State, Stream
+from kernels.contracts import Eigenproblem, KnownSpectrum, SpectralSketch, State, Stream, Verdict
 from kernels.contracts.operator import product, require_symmetric
-from kernels.defect.eigenproblem import corrections, eigenproblem_defect, off
+from kernels.defect.eigenproblem import corrections, eigen_residuals, off
+from kernels.estimators._progress import advanced, begun, verdict
 
 Shift = Literal["safe", "rayleigh"]
 
@@ -34,19 +35,23 @@ class ErrorInversePower:
     accelerate: bool
     solves: ClassVar[type] = Eigenproblem
 
-    def start(self, problem: Eigenproblem, surrogate: SpectralSketch, stream: Stream) -> State:
-        """The sketch's own first eigenvectors, Rayleigh-Ritz among them."""
-        return self.begin(problem, surrogate, surrogate.basis[:, : problem.pairs])
+    def start(self, problem: Eigenproblem, stream: Stream) -> State:
+        """The known sketch's own first eigenvectors, Rayleigh-Ritz among them; random ones and no sketch where none is known."""
+        if problem.known is not None:
+            return self.begin(problem, problem.known, problem.known.basis[:, : problem.pairs])
+        vectors = torch.linalg.qr(stream.normal(problem.dim, problem.pairs, dtype=torch.float64)).Q
+        nothing = KnownSpectrum(basis=vectors, values=torch.zeros_like(vectors[0]), scale=1.0, matvecs=0)
+        return self.begin(problem, nothing, vectors)
 
     @torch.no_grad()
-    def begin(self, problem: Eigenproblem, surrogate: SpectralSketch, vectors: Float[Tensor, "dim pairs"]) -> State:
+    def begin(self, problem: Eigenproblem, sketch: SpectralSketch, vectors: Float[Tensor, "dim pairs"]) -> State:
         """Other first vectors. A start nearly orthogonal to an eigenvector can miss it for long."""
         if self.accelerate and 3 * problem.pairs > problem.dim:
             raise ValueError(
                 f"pairs = {problem.pairs} in dimension {problem.dim}: accelerate needs three vectors a pair; "
                 "take accelerate=False, or all eigenpairs by a dense solver"
             )
-        if bool((surrogate.values < 0.0).any()):
+        if bool((sketch.values < 0.0).any()):
             raise ValueError("values of a sketch below 0: it approximates a positive semidefinite matrix; clamp them at 0")
         vectors = torch.linalg.qr(vectors).Q
         images = product(problem.matvec, vectors)
@@ -57,15 +62,16 @@ class ErrorInversePower:
             "images": images @ rotation,
             "directions": torch.zeros_like(vectors),
             "direction_images": torch.zeros_like(vectors),
-            "basis": surrogate.basis.clone(),
-            "sketched": surrogate.scale * surrogate.values,
-            "matvecs": torch.tensor([surrogate.matvecs + problem.pairs], dtype=torch.float64),
+            "basis": sketch.basis.clone(),
+            "sketched": sketch.scale * sketch.values,
+            "matvecs": torch.tensor([sketch.matvecs + problem.pairs], dtype=torch.float64),
+            "progress": begun(_worst(vectors @ rotation, images @ rotation, values)),
         }
 
     @torch.no_grad()
     def step(self, problem: Eigenproblem, state: State) -> State:
         vectors, images, values = state["vectors"], state["images"], state["values"]
-        residuals = eigenproblem_defect(vectors, images, values)
+        residuals = eigen_residuals(vectors, images, values)
         z = corrections(
             state["basis"], state["sketched"], residuals, values, vectors, safe=self.shift == "safe", lazy=not self.accelerate
         )
@@ -75,7 +81,7 @@ class ErrorInversePower:
             fresh_images = product(problem.matvec, fresh)
             values, rotation = _ritz(fresh, fresh_images, problem.pairs)
             found = {"values": values, "vectors": fresh @ rotation, "images": fresh_images @ rotation}
-            return {**state, **found, "matvecs": matvecs}
+            return {**state, **found, "matvecs": matvecs, "progress": advanced(state["progress"], _worst(**found))}
         held = state["directions"].square().sum(0) > 0.5
         kept = torch.cat((vectors, state["directions"][:, held]), 1)
         fresh = off(kept, z)
@@ -86,11 +92,11 @@ class ErrorInversePower:
         along = rotation.clone()
         along[: problem.pairs] = 0.0
         along = off(rotation, along)
+        found = {"values": values, "vectors": span @ rotation, "images": span_images @ rotation}
         return {
             **state,
-            "values": values,
-            "vectors": span @ rotation,
-            "images": span_images @ rotation,
+            **found,
+            "progress": advanced(state["progress"], _worst(**found)),
             "directions": span @ along,
             "direction_images": span_images @ along,
             "matvecs": matvecs,
@@ -101,17 +107,25 @@ class ErrorInversePower:
 
     def residual(self, problem: Eigenproblem, state: State) -> Float[Tensor, "pairs"]:
         """|lambda u - A u| over the largest eigenvalue found: within it, so relative, lies an eigenvalue of A."""
-        residuals = eigenproblem_defect(state["vectors"], state["images"], state["values"])
+        residuals = eigen_residuals(state["vectors"], state["images"], state["values"])
         scale = state["values"].abs().max().clamp_min(torch.finfo(torch.float64).tiny)
         return torch.linalg.vector_norm(residuals, dim=0) / scale
 
-    def flop(self, problem: Eigenproblem, state: State | None = None) -> float:
-        """Of the products with A and among vectors; and of the sketch, where a state says how large it is."""
+    def verdict(self, state: State) -> Verdict:
+        """By the residual of the last steps: at the level of rounding it stands."""
+        return verdict(state["progress"])
+
+    def flop(self, problem: Eigenproblem) -> float:
+        """Of the products with A, among vectors, and with the known sketch."""
         pairs, dim = problem.pairs, problem.dim
-        rank = 0 if state is None else state["basis"].shape[1]
+        rank = pairs if problem.known is None else problem.known.basis.shape[1]
         return (
             pairs * problem.cost + 60.0 * dim * pairs**2 + pairs * (4.0 * dim * rank + 2.0 * dim * pairs * rank + 25.0 * rank**3)
         )
+
+
+def _worst(vectors: Tensor, images: Tensor, values: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(eigen_residuals(vectors, images, values), dim=0).max()
 
 
 def _ritz(span: Tensor, images: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
