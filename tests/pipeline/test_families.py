@@ -1,0 +1,193 @@
+"""Every family of problems through the same run: corrected, with ranks and interruptions that change no bit, and refused alike."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from conftest import numbers
+from running import execute
+
+from pipeline import run
+from pipeline.errors import InputError
+from pipeline.family import FAMILIES
+from pipeline.iteration_report import IterationReport
+from pipeline.job import Job, job_from
+from pipeline.report import Report
+
+pytestmark = pytest.mark.unchecked
+
+SAMPLED: dict[str, dict[str, Any]] = {
+    "Integral": {
+        "problem": {"name": "sine_product", "dim": 2},
+        "surrogate": {"name": "multilinear", "points": 25},
+        "correction": {"max_paths": 20_000},
+    },
+    "Poisson": {
+        "problem": {"name": "cosine_ball", "dim": 3},
+        "surrogate": {"width": 16, "depth": 2},
+        "training": {"steps": 20, "batch": 64},
+        "correction": {"points": 20, "max_paths": 20_000},
+    },
+    "Trace": {
+        "problem": {"name": "spectrum_trace", "dim": 60},
+        "surrogate": {"rank": 5},
+        "correction": {"max_paths": 200},
+    },
+    "Experiment": {"problem": {"name": "operator_learning", "dim": 1}, "correction": {"max_paths": 400}},
+}
+ITERATED: dict[str, dict[str, Any]] = {
+    "Eigenproblem": {"problem": {"name": "spectrum_eigenpairs", "dim": 60}, "surrogate": {"rank": 12}},
+    "LinearSystem": {"problem": {"name": "poisson_grid", "dim": 49}, "surrogate": {"pairs": 20}},
+    "LeastSquares": {"problem": {"name": "ill_conditioned_least_squares", "dim": 10}},
+    "SnapshotStream": {"problem": {"name": "oscillating_modes", "dim": 60}},
+    "OperatorStream": {"problem": {"name": "rotating_operator", "dim": 40}},
+}
+
+
+def asked(small: dict[str, Any], **correction: Any) -> dict[str, Any]:
+    data = {"name": "small", "seed": 3, **copy.deepcopy(small)}
+    data["correction"] = {**data.get("correction", {}), **correction}
+    return data
+
+
+def job(small: dict[str, Any], **correction: Any) -> Job:
+    return job_from(asked(small, **correction), Path())
+
+
+def test_every_family_but_the_semilinear_one_is_tried_here() -> None:
+    assert {*SAMPLED, *ITERATED} == {family.record.__name__ for family in FAMILIES} - {"SemilinearPDE"}
+
+
+@pytest.mark.parametrize("family", [name for name in SAMPLED if name != "Experiment"])
+def test_a_mean_is_nearer_to_the_truth_than_its_surrogate_and_says_how_near(family: str, tmp_path: Path) -> None:
+    report = run(job(SAMPLED[family]), tmp_path / "run", progress=False)
+    assert isinstance(report, Report) and report.reference is not None
+    corrected = report.methods["scasml"]
+    assert corrected.se is not None
+    error = np.abs(corrected.value - report.reference)
+    # With a fixed seed: five standard errors at every point, and a surrogate ten of them off in the mean.
+    assert (error < 5.0 * corrected.se + np.abs(corrected.shift)).all()
+    before = np.abs(report.methods["surrogate"].value - report.reference)
+    assert before.mean() > 3.0 * error.mean()
+    summary = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert list(summary["methods"]) == ["surrogate", "plain", "scasml"]
+    assert summary["methods"]["plain"]["flop"] <= 2.0 * summary["methods"]["scasml"]["flop"] + report.methods["plain"].flop
+    with h5py.File(tmp_path / "run" / "report.h5") as file:
+        names = (
+            {"u_scasml", "u_scasml_se", "u_plain", "x"} if family == "Poisson" else {"value", "value_se", "value_plain", "answer"}
+        )
+        assert names <= set(file)
+        assert all(node.attrs["long_name"] and node.attrs["units"] == "1" for node in file.values())
+
+
+def test_a_study_of_rates_reports_slopes_with_intervals_beside_the_theory(tmp_path: Path) -> None:
+    report = run(job(SAMPLED["Experiment"]), tmp_path / "run", progress=False)
+    summary = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert isinstance(report, Report) and set(summary["rates"]) == {rate.method for rate in report.rates}
+    for rate in summary["rates"].values():
+        assert rate["low"] < rate["slope"] < rate["high"] < 0.0
+
+
+@pytest.mark.parametrize("family", SAMPLED)
+def test_ranks_and_a_budget_that_is_raised_later_change_no_bit(family: str, tmp_path: Path) -> None:
+    small = SAMPLED[family]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(asked(small, ranks=3, oversubscribe=True)))
+    done = execute(tmp_path / "job.yaml", tmp_path / "three", "--inline")
+    assert done.returncode == 0, done.stdout + done.stderr
+    half = small["correction"]["max_paths"] // 2
+    run(job(small, max_paths=half), tmp_path / "one", progress=False)
+    run(job(small), tmp_path / "one", progress=False)
+    assert numbers(tmp_path / "one") == numbers(tmp_path / "three")
+
+
+@pytest.mark.parametrize("family", ITERATED)
+def test_an_iteration_ends_nearer_to_the_truth_and_stopped_half_way_has_the_bits_of_one_left_alone(
+    family: str, tmp_path: Path
+) -> None:
+    small = ITERATED[family]
+    whole = run(job(small, max_steps=8), tmp_path / "whole", progress=False)
+    for steps in (3, 8):
+        report = run(job(small, max_steps=steps), tmp_path / "parts", progress=False)
+    assert isinstance(whole, IterationReport) and isinstance(report, IterationReport)
+    assert numbers(tmp_path / "whole") == numbers(tmp_path / "parts")
+    found = whole.methods["scasml"].iteration
+    assert found.steps == report.methods["scasml"].iteration.steps <= 8
+    if not whole.streams:
+        assert found.residuals[-1].max() < 0.5 * found.residuals[0].max()
+    with h5py.File(tmp_path / "whole" / "report.h5") as file:
+        assert {"solution", "residual", "reference", "iteration"} <= set(file)
+
+
+def test_a_smaller_tolerance_costs_the_missing_steps_alone(tmp_path: Path) -> None:
+    small = ITERATED["LinearSystem"]
+    first = run(job(small, rtol=1e-2), tmp_path / "run", progress=False)
+    second = run(job(small, rtol=1e-6), tmp_path / "run", progress=False)
+    steps = [report.methods["scasml"].iteration.steps for report in (first, second)]
+    assert 0 < steps[0] < steps[1]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert f"scasml: {steps[0]} steps computed, 0 reused" in log
+    assert f"scasml: {steps[1] - steps[0]} steps computed, {steps[0]} reused" in log
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["tolerance_met"] is True
+
+
+def test_an_approximate_solve_alone_stagnates_and_the_report_says_so(tmp_path: Path) -> None:
+    small = {**ITERATED["LinearSystem"], "correction": {"estimator": {"name": "iterative_refinement", "smoother": "none"}}}
+    report = run(job(small, rtol=1e-8), tmp_path / "run", progress=False)
+    assert report.summary()["ended"] == "stagnant" and report.summary()["tolerance_met"] is False
+    assert "The residual gets no smaller" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("small", "correction", "said"),
+    [
+        (SAMPLED["Integral"], {"pairs": "none"}, r"correction\.pairs: 'sine_product' has nothing for it to act on"),
+        (SAMPLED["Integral"], {"max_steps": 5}, r"correction\.max_steps: 'sine_product' has nothing for it"),
+        (SAMPLED["Integral"], {"points": 5}, r"correction\.points: 'sine_product' has nothing for it"),
+        (SAMPLED["Integral"], {"estimator": "auto"}, r"correction\.estimator = 'auto': no pilot chooses for 'sine_product'"),
+        (SAMPLED["Integral"], {"estimator": "picard"}, r"'picard': it works on a SemilinearPDE, and .* an Integral: use "),
+        (SAMPLED["Trace"], {"max_paths": 3}, r"correction\.max_paths = 3: .* raise it"),
+        (SAMPLED["Poisson"], {"points": "reference"}, r"'reference': 'cosine_ball' has no reference point"),
+        (ITERATED["LinearSystem"], {"ranks": 2}, r"correction\.ranks: 'poisson_grid' has nothing for it"),
+        (ITERATED["LinearSystem"], {"estimator": "sirr"}, r"'sirr': it works on a LeastSquares, and .* a LinearSystem: use "),
+        (
+            {**SAMPLED["Trace"], "surrogate": "mlp"},
+            {},
+            r"surrogate = 'mlp': it works on a SemilinearPDE, .* a Trace: use low_rank",
+        ),
+        ({**SAMPLED["Trace"], "report": {"baselines": ["mlp"]}}, {}, r"baselines = \[\.\.\., mlp\]: there is none for .* plain"),
+        ({"problem": {"name": "sine_produkt", "dim": 2}}, {}, r"no such problem\. Did you mean 'sine_product'\?"),
+    ],
+)
+def test_what_belongs_to_another_family_is_refused_with_what_to_use(
+    small: dict[str, Any], correction: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    def start() -> None:
+        run(job(small, **correction), tmp_path / "run", progress=False)
+
+    with pytest.raises(InputError, match=said):
+        start()
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_checks_lists_and_compares_them(tmp_path: Path, scasml: Callable[..., Any]) -> None:
+    for name, small in {**SAMPLED, **ITERATED}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(asked(small)))
+        done = scasml("check", tmp_path / f"{name}.yaml")
+        assert done.status == 0 and "correct" in done.out, done.out + done.err
+    listed = scasml("problems").out
+    for name in ("sine_product", "cosine_ball", "spectrum_trace", "poisson_grid", "oscillating_modes", "deep_ritz"):
+        assert name in listed
+    for name in ("Integral", "LinearSystem"):
+        run(job({**SAMPLED, **ITERATED}[name]), tmp_path / name, progress=False)
+    done = scasml("compare", tmp_path / "Integral", tmp_path / "LinearSystem", "--out", tmp_path / "both")
+    assert done.status == 0 and "residual" in done.out, done.out + done.err
+    for name in ("Integral", "LinearSystem"):
+        assert scasml("inspect", tmp_path / name / "report.h5").status == 0
