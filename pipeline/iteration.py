@@ -26,6 +26,9 @@ SAVE_SECONDS = 15.0
 SHOWN_VALUES = 256
 """Most values that are kept of every step; of more there are those of the first and the last one."""
 
+SAME = 1e-6
+"""How far the values of a state may be from those stored with it: another type of CPU may round otherwise."""
+
 PURPOSES = {"scasml": Purpose.CORRECTION, "plain": Purpose.PLAIN}
 
 
@@ -104,7 +107,9 @@ def iterate(folder: RunFolder, job: Job, surrogate: Any, name: str) -> Iteration
                 return None
             raise InputError(f"correction.estimator: {error}") from error
         found = Iteration(state, *_seen(estimator, problem, state, None), 0.0, "")
-    elif found.ended and _ending(job, estimator, found) == found.ended:
+    else:
+        _check_state(estimator, problem, found, path_of(folder, name))
+    if found.ended and _ending(job, estimator, found) == found.ended:
         return found
     before, steps = found.seconds, found.steps
     while not (ended := _ending(job, estimator, found)):
@@ -121,6 +126,17 @@ def iterate(folder: RunFolder, job: Job, surrogate: Any, name: str) -> Iteration
     _save(folder, job, name, found)
     log(folder.log, f"{name}: {found.steps - steps} steps computed, {steps} reused, residual {_worst(found):.1e}, {ended}")
     return found
+
+
+def _check_state(estimator: FixedPoint, problem: Any, found: Iteration, path: Path) -> None:
+    """Refuse a state that is none of this method's, or not the one that the file's last values come from."""
+    try:
+        value, residual = estimator.value(found.state).double().numpy(), estimator.residual(problem, found.state)
+        whole = bool(np.allclose(value, found.values[-1], rtol=SAME, atol=SAME)) and residual.shape == found.residuals[-1].shape
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError):
+        whole = False
+    if not whole:
+        raise InputError(f"'{path}' does not hold a state of this correction: delete it and run the job again")
 
 
 def _worst(found: Iteration) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import yaml
 from conftest import numbers
 from running import execute
 
-from pipeline import run
+from pipeline import iteration, run
 from pipeline.errors import InputError
 from pipeline.family import FAMILIES
 from pipeline.iteration_report import IterationReport
-from pipeline.job import Job, job_from
+from pipeline.job import Job, RunFolder, job_from
 from pipeline.report import Report
 
 pytestmark = pytest.mark.unchecked
@@ -191,3 +192,20 @@ def test_the_command_checks_lists_and_compares_them(tmp_path: Path, scasml: Call
     assert done.status == 0 and "residual" in done.out, done.out + done.err
     for name in ("Integral", "LinearSystem"):
         assert scasml("inspect", tmp_path / name / "report.h5").status == 0
+
+
+@pytest.mark.parametrize("harm", ["shape", "other", "missing"])
+def test_a_state_that_is_not_this_corrections_is_refused(harm: str, tmp_path: Path) -> None:
+    asked_for = job(ITERATED["LinearSystem"], max_steps=3)
+    run(asked_for, tmp_path / "run", progress=False)
+    folder = RunFolder(tmp_path / "run")
+    found = iteration.read_iteration(folder, asked_for, "scasml")
+    assert found is not None
+    state = dict(found.state)
+    if harm == "missing":
+        del state["best"]
+    else:
+        state["best"] = state["best"][:5] if harm == "shape" else state["best"] + 1.0
+    iteration._save(folder, asked_for, "scasml", replace(found, state=state))
+    with pytest.raises(InputError, match=r"iteration\.h5' does not hold a state of this correction: delete it"):
+        run(job(ITERATED["LinearSystem"], max_steps=5), tmp_path / "run", progress=False)
