@@ -56,9 +56,12 @@ class Experiment:
             raise ValueError(f"sizes = {self.sizes}: a slope needs two or more numbers of data, positive and rising")
 
     def errors(self, n: int, stream: Stream) -> Tensor:
-        """Squared errors of all methods on the same n data, float64 (methods,)."""
-        drawn = [self.error(n, method, stream.clone()) for method in self.methods[:-1]]
-        return torch.tensor([*drawn, self.error(n, self.methods[-1], stream)], dtype=torch.float64)
+        """Squared errors of all methods on the same n data, float64 (methods,).
+
+        The stream gives the seed that all of them start from: methods that draw unequally many numbers leave it at the same place.
+        """
+        seed = stream.integer(1 << 63)
+        return torch.tensor([self.error(n, method, Stream(seed)) for method in self.methods], dtype=torch.float64)
 
     def points(self) -> tuple[Times, Positions]:
         """t = 0 and rows (n, place of the method among ``methods``), method by method: what an estimator evaluates."""

@@ -13,7 +13,7 @@ from kernels.streams import Stream
 
 
 @dataclass(frozen=True)
-class Replicates:
+class StudyReplicates:
     """E[squared error] of method number x_1 on x_0 data; a draw is a replicate. Exact in the mean: no bias."""
 
     terms: tuple[str, ...] = ("squared error",)
@@ -37,6 +37,6 @@ class Replicates:
         return 1
 
 
-def replicates() -> Replicates:
+def replicates() -> StudyReplicates:
     """Independent replicates of a rate study: mean squared errors with their standard errors."""
-    return Replicates()
+    return StudyReplicates()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def operator_learning(
     ICLR 2023); the exponents follow from the sums:
 
     single level  n^(-2/(2+p)), p = (2a+1)/theta + max(1-2b, 0)/phi
-    multilevel    the same with p = max((2a+1)/theta, (1-2b)/phi)
+    multilevel    the same with p = max((2a+1)/theta, (1-2b)/phi), and a logarithm where the two are equal
 
     :param input_decay: a, >= 0
     :param noise_decay: b, >= 0
@@ -48,10 +50,15 @@ def operator_learning(
     bias = i[:, None] ** (-2.0 * input_smoothness) * i ** (-2.0 * output_smoothness)
     variance = i[:, None] ** (2.0 * input_decay) * i ** (-2.0 * noise_decay)
 
-    def error(n: int, method: str, stream: Stream, /) -> float:
+    @cache
+    def deviations(n: int, method: str) -> tuple[Tensor, float]:
+        """Of the kept entries, and the squared bias."""
         kept, missed = _cut(bias, variance / n, method)
-        noise = (variance[kept] / n).sqrt() * stream.normal(int(kept.sum())).double()
-        return float(noise.square().sum()) + missed
+        return (variance[kept] / n).sqrt(), missed
+
+    def error(n: int, method: str, stream: Stream, /) -> float:
+        spread, missed = deviations(n, method)
+        return float((spread * stream.normal(len(spread)).double()).square().sum()) + missed
 
     deep = (2.0 * input_decay + 1.0) / input_smoothness
     wide = (1.0 - 2.0 * noise_decay) / output_smoothness
