@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -86,7 +84,7 @@ class OnlineDMD:
         self.seen = 0
         self._x = self._y = self._basis = torch.zeros(0, 0, dtype=torch.float64)
 
-    def update(self, x: Unknowns, y: Unknowns) -> Self:
+    def update(self, x: Unknowns, y: Unknowns) -> OnlineDMD:
         """Take in the pair x -> y, float64, in place of the oldest."""
         if x.shape != y.shape or x.dtype != torch.float64 or y.dtype != torch.float64 or len(x) < self.rank:
             raise ValueError(

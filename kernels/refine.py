@@ -101,7 +101,7 @@ def refine(
     method = _method(mode, smoother, sweeps)
     at = linear_system_defect(problem, _Given(solver(b) if b.any() else b, solver))
     x, residuals, verdict = _follow(method, at, tol, max_steps)
-    diverged = verdict == "diverging"
+    diverged = mode == "richardson" and verdict == "diverging"
     if diverged:
         at = linear_system_defect(problem, _Given(x if min(residuals) < 1.0 else torch.zeros_like(x), solver))
         x, more, verdict = _follow(_method("fgmres", smoother, sweeps), at, tol, max_steps)
@@ -123,10 +123,12 @@ def _method(mode: str, smoother: str | None, sweeps: int) -> IterativeRefinement
 def _follow(
     method: IterativeRefinement | FlexibleCG | FGMRES, problem: LinearSystem, tol: float, max_steps: int
 ) -> tuple[Tensor, list[float], str]:
-    """Steps to the tolerance, or until the residual grows or stands: value, relative residuals, the last verdict."""
+    """Steps to the tolerance, refinement until it grows or stands: value, relative residuals, the last verdict."""
     state = method.start(problem, Stream(0))
     residuals = [float(state["progress"][0]) / problem.scale]
-    while residuals[-1] > tol and len(residuals) <= max_steps and method.verdict(state) == "converging":
+    # A Krylov method may stand still on the way and conjugate gradients even grow.
+    patient = not isinstance(method, IterativeRefinement)
+    while residuals[-1] > tol and len(residuals) <= max_steps and (patient or method.verdict(state) == "converging"):
         state = method.step(problem, state)
         residuals.append(float(state["progress"][0]) / problem.scale)
     return method.value(state), residuals, method.verdict(state)

