@@ -27,7 +27,8 @@ def feedback(x: Window, weights: Weights, basis: Basis) -> Basis:
     It is the first-order perturbation update of the eigenvectors of X W X^T, in closed form; the
     fixed point is the basis of batch DMD, the leading left singular vectors of X W^(1/2).
     """
-    return torch.linalg.qr(x.T @ (weights[:, None] * (x @ basis)))[0]
+    image = (weights[:, None] * (x @ basis)).T @ x
+    return torch.linalg.qr(image.T)[0]
 
 
 def reduced_operator(x: Window, y: Window, weights: Weights, basis: Basis) -> Reduced:
@@ -47,8 +48,8 @@ def batch_basis(x: Window, weights: Weights, rank: int) -> Basis:
 def ordered_eigenvalues(operator: Reduced) -> Complex[Tensor, "rank"]:
     """Eigenvalues by argument, then by modulus: an order that moves with them."""
     found = torch.linalg.eigvals(operator)
-    order = sorted(range(len(found)), key=lambda i: (float(found[i].angle()), float(found[i].abs())))
-    return found[order]
+    found = found[torch.argsort(found.abs(), stable=True)]
+    return found[torch.argsort(found.angle(), stable=True)]
 
 
 def require_window(rank: int, window: int, forgetting: float) -> None:

@@ -28,7 +28,7 @@ class RefineResult:
     rate: float
     """Geometric mean of the factors between neighbours in ``residuals``."""
     diverged: bool
-    """Refinement grew twice in a row and was replaced by FGMRES from its best iterate."""
+    """Refinement grew twice in a row and was replaced by FGMRES."""
     stagnated: bool
     """The last steps gained next to nothing above the tolerance: the solver is blind to what is left; a smoother helps."""
 
@@ -64,7 +64,7 @@ def refine(
 
     ``richardson`` is x <- x + M (b - A x), M = B followed by ``sweeps`` of the ``smoother``; it converges
     iff the spectral radius of I - M A is below 1. Where the residual grows twice in a row, FGMRES takes
-    over from the best iterate; where it gains below 1 % three times in a row, it stops and says so. ``fcg`` (symmetric
+    over from the best iterate, or from 0 where that is no better; where it gains below 1 % three times in a row, it stops and says so. ``fcg`` (symmetric
     positive A; sweeps before and after B) and ``fgmres`` search the same directions optimally. A is a matrix, or a
     function of (dim,) and (dim, k) tensors; Jacobi needs the ``diagonal`` of a function. All float64.
 
@@ -101,9 +101,9 @@ def refine(
     method = _method(mode, smoother, sweeps)
     at = linear_system_defect(problem, _Given(solver(b) if b.any() else b, solver))
     x, residuals, verdict = _follow(method, at, tol, max_steps)
-    diverged = verdict == "diverging"
+    diverged = mode == "richardson" and verdict == "diverging"
     if diverged:
-        at = linear_system_defect(problem, _Given(x, solver))
+        at = linear_system_defect(problem, _Given(x if min(residuals) < 1.0 else torch.zeros_like(x), solver))
         x, more, verdict = _follow(_method("fgmres", smoother, sweeps), at, tol, max_steps)
         residuals = residuals + more[1:]
     steps = max(1, len(residuals) - 1)
@@ -123,10 +123,12 @@ def _method(mode: str, smoother: str | None, sweeps: int) -> IterativeRefinement
 def _follow(
     method: IterativeRefinement | FlexibleCG | FGMRES, problem: LinearSystem, tol: float, max_steps: int
 ) -> tuple[Tensor, list[float], str]:
-    """Steps to the tolerance, or until the residual grows or stands: value, relative residuals, the last verdict."""
+    """Steps to the tolerance, refinement until it grows or stands: value, relative residuals, the last verdict."""
     state = method.start(problem, Stream(0))
     residuals = [float(state["progress"][0]) / problem.scale]
-    while residuals[-1] > tol and len(residuals) <= max_steps and method.verdict(state) == "converging":
+    # A Krylov method may stand still on the way and conjugate gradients even grow.
+    patient = not isinstance(method, IterativeRefinement)
+    while residuals[-1] > tol and len(residuals) <= max_steps and (patient or method.verdict(state) == "converging"):
         state = method.step(problem, state)
         residuals.append(float(state["progress"][0]) / problem.scale)
     return method.value(state), residuals, method.verdict(state)

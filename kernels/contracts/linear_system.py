@@ -106,9 +106,9 @@ class LinearSystem:
         """What residuals are relative to: the norm of b, of the original one for a defect; 1 where b = 0."""
         return self.known.scale if self.known is not None else float(torch.linalg.vector_norm(self.rhs)) or 1.0
 
-    def residual(self, e: Unknowns) -> Unknowns:
-        """b - A e; of a defect formed as the original b - A (x^ + e), since (b - A x^) - A e keeps the rounding of A x^."""
-        return self.rhs - self.matvec(e) if self.known is None else self.known.rhs - self.matvec(self.known.solution + e)
+    def residual(self, x: Unknowns) -> Unknowns:
+        """b - A x, with the original b for a defect: (b - A x^) - A e would keep the rounding of A x^ for good."""
+        return (self.rhs if self.known is None else self.known.rhs) - self.matvec(x)
 
     def flop(self) -> float:
         """Model FLOP of one product with a vector; by default that of a dense matrix."""
@@ -148,10 +148,9 @@ class LeastSquares:
         """What residuals are relative to: the norm of A^T b, of the original b for a defect; 1 where it is 0."""
         return self.known.scale if self.known is not None else float(torch.linalg.vector_norm(self.rmatvec(self.rhs))) or 1.0
 
-    def gradient(self, e: Unknowns) -> Unknowns:
-        """A^T (b - A e), 0 at the solution; of a defect formed as the original A^T (b - A (x^ + e)), which is the stabler."""
-        left = self.rhs - self.matvec(e) if self.known is None else self.known.rhs - self.matvec(self.known.solution + e)
-        return self.rmatvec(left)
+    def gradient(self, x: Unknowns) -> Unknowns:
+        """A^T (b - A x), 0 at the solution, with the original b for a defect: (b - A x^) - A e keeps the rounding of A x^."""
+        return self.rmatvec((self.rhs if self.known is None else self.known.rhs) - self.matvec(x))
 
     def flop(self) -> float:
         """Model FLOP of one product with A or A^T; by default that of a dense matrix."""

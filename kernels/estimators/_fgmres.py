@@ -31,13 +31,13 @@ class FGMRES:
     solves: ClassVar[type] = LinearSystem
 
     def start(self, problem: LinearSystem, stream: Stream) -> State:
-        begin = self._begin(torch.zeros_like(problem.rhs), problem.rhs)
-        return {"known": known_solution(problem), **begin, "progress": begun(torch.linalg.vector_norm(problem.rhs))}
+        begin = self._begin(known_solution(problem), problem.rhs)
+        return {**begin, "progress": begun(torch.linalg.vector_norm(problem.rhs))}
 
     def step(self, problem: LinearSystem, state: State) -> State:
         if state["directions"].shape[1] >= self.memory or not state["basis"][:, -1].any():
-            correction = self._correction(state)
-            state = {**state, **self._begin(correction, problem.residual(correction))}
+            solution = self.value(state)
+            state = {**state, **self._begin(solution, problem.residual(solution))}
         basis, count = state["basis"], state["directions"].shape[1]
         z = self.cycle(problem, basis[:, -1])
         w = problem.matvec(z)
@@ -65,11 +65,11 @@ class FGMRES:
         return {**after, "progress": advanced(state["progress"], torch.linalg.vector_norm(left))}
 
     @staticmethod
-    def _begin(correction: Tensor, residual: Tensor) -> dict[str, Tensor]:
+    def _begin(solution: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """A cycle without directions yet; ``norm`` is that of its first residual."""
         norm = torch.linalg.vector_norm(residual)[None]
         return {
-            "correction": correction,
+            "solution": solution,
             "norm": norm,
             "basis": (residual / norm if norm[0] > 0.0 else residual)[:, None],
             "directions": residual.new_zeros(len(residual), 0),
@@ -84,16 +84,13 @@ class FGMRES:
         right[0] = state["norm"]
         return torch.linalg.lstsq(hessenberg, right, driver="gelsd").solution[:, 0]
 
-    def _correction(self, state: State) -> Tensor:
-        if not state["directions"].shape[1]:
-            return state["correction"]
-        return state["correction"] + state["directions"] @ self._weights(state)
-
     def value(self, state: State) -> Unknowns:
-        return state["known"] + self._correction(state)
+        if not state["directions"].shape[1]:
+            return state["solution"]
+        return state["solution"] + state["directions"] @ self._weights(state)
 
     def residual(self, problem: LinearSystem, state: State) -> Unknowns:
-        return torch.linalg.vector_norm(problem.residual(self._correction(state)))[None] / problem.scale
+        return torch.linalg.vector_norm(problem.residual(self.value(state)))[None] / problem.scale
 
     def flop(self, problem: LinearSystem) -> float:
         return self.cycle.flop(problem) + problem.flop() + 8.0 * self.memory * problem.dim

@@ -31,8 +31,7 @@ class FlexibleCG:
             raise ValueError(f"'{problem.name}' is not known to be symmetric positive definite, which fcg needs: take fgmres")
         zero = torch.zeros_like(problem.rhs)
         return {
-            "known": known_solution(problem),
-            "correction": zero,
+            "solution": known_solution(problem),
             "residual": problem.rhs,
             "direction": zero,
             "image": zero,
@@ -53,8 +52,7 @@ class FlexibleCG:
         alpha = p @ r / curvature
         residual = r - alpha * ap
         return {
-            "known": state["known"],
-            "correction": state["correction"] + alpha * p,
+            "solution": state["solution"] + alpha * p,
             "residual": residual,
             "direction": p,
             "image": ap,
@@ -62,11 +60,11 @@ class FlexibleCG:
         }
 
     def value(self, state: State) -> Unknowns:
-        return state["known"] + state["correction"]
+        return state["solution"]
 
     def residual(self, problem: LinearSystem, state: State) -> Unknowns:
         # Formed anew: the recurrence for r drifts from it by rounding.
-        return torch.linalg.vector_norm(problem.residual(state["correction"]))[None] / problem.scale
+        return torch.linalg.vector_norm(problem.residual(state["solution"]))[None] / problem.scale
 
     def flop(self, problem: LinearSystem) -> float:
         return self.cycle.flop(problem) + problem.flop() + 14.0 * problem.dim

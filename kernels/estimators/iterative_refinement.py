@@ -31,12 +31,11 @@ class IterativeRefinement:
             raise ValueError(
                 f"nothing approximates the inverse of '{problem.name}': refine the defect of a surrogate, or take smoother 'jacobi'"
             )
-        zero = torch.zeros_like(problem.rhs)
+        begin = known_solution(problem)
         return {
-            "known": known_solution(problem),
-            "correction": zero,
+            "solution": begin,
             "residual": problem.rhs,
-            "best": zero,
+            "best": begin,
             "smallest": torch.linalg.vector_norm(problem.rhs)[None],
             "progress": begun(torch.linalg.vector_norm(problem.rhs)),
         }
@@ -44,21 +43,20 @@ class IterativeRefinement:
     def step(self, problem: LinearSystem, state: State) -> State:
         if self.verdict(state) == "diverging":
             return state
-        correction = state["correction"] + self.cycle(problem, state["residual"])
-        residual = problem.residual(correction)
+        solution = state["solution"] + self.cycle(problem, state["residual"])
+        residual = problem.residual(solution)
         progress = advanced(state["progress"], torch.linalg.vector_norm(residual))
         improved = bool(progress[0] < state["smallest"][0])
         return {
-            "known": state["known"],
-            "correction": correction,
+            "solution": solution,
             "residual": residual,
-            "best": correction if improved else state["best"],
+            "best": solution if improved else state["best"],
             "smallest": progress[:1] if improved else state["smallest"],
             "progress": progress,
         }
 
     def value(self, state: State) -> Unknowns:
-        return state["known"] + state["best"]
+        return state["best"]
 
     def residual(self, problem: LinearSystem, state: State) -> Unknowns:
         return state["smallest"] / problem.scale

@@ -32,12 +32,11 @@ class SIRR:
     solves: ClassVar[type] = LeastSquares
 
     def start(self, problem: LeastSquares, stream: Stream) -> State:
-        zero = problem.rhs.new_zeros(problem.dim)
-        gradient = problem.gradient(zero)
+        begin = _known(problem)[0].solution
+        gradient = problem.gradient(begin)
         return {
-            "known": _known(problem)[0].solution,
-            "correction": zero,
-            "increment": zero,
+            "solution": begin,
+            "increment": torch.zeros_like(begin),
             "gradient": gradient,
             "progress": begun(torch.linalg.vector_norm(gradient)),
         }
@@ -49,11 +48,10 @@ class SIRR:
             increment = (1.0 - eta**2) ** 2 * known.solve(z) + eta**2 * state["increment"]
         else:
             increment = self._recursive(problem, known, (1.0 - eta**2) ** 2 / (1.0 + eta**2), z, self.depth)
-        correction = state["correction"] + increment
-        gradient = problem.gradient(correction)
+        solution = state["solution"] + increment
+        gradient = problem.gradient(solution)
         return {
-            "known": state["known"],
-            "correction": correction,
+            "solution": solution,
             "increment": increment,
             "gradient": gradient,
             "progress": advanced(state["progress"], torch.linalg.vector_norm(gradient)),
@@ -67,7 +65,7 @@ class SIRR:
         return first + self._recursive(problem, known, alpha, left, depth - 1)
 
     def value(self, state: State) -> Unknowns:
-        return state["known"] + state["correction"]
+        return state["solution"]
 
     def residual(self, problem: LeastSquares, state: State) -> Unknowns:
         return torch.linalg.vector_norm(state["gradient"])[None] / problem.scale
