@@ -16,7 +16,7 @@ from kernels.contracts import Integral, Integrand, Purpose, Stream
 from kernels.defect import integral_defect
 from kernels.intervals import student_quantile, welch
 from kernels.surrogates._regression import SCRAMBLES, Regression
-from kernels.tails import hill
+from kernels.tails import FEWEST, hill
 
 NO_VARIANCE = 2.0
 """Tail index up to which draws have no variance."""
@@ -76,8 +76,8 @@ def racv_integrate(
     problem = Integral(name="f", dim=dim, integrand=f, power=q, noise=noise)
     make = _factory(surrogate)
     first: Regression = make(problem, seed=seed, points=n // 2, **options)
-    if n - first.evaluations < 16:
-        raise ValueError(f"n = {n}: a correction and its error bar take at least 16 values beside those of the surrogate")
+    if n - first.evaluations < FEWEST:
+        raise ValueError(f"n = {n}: a correction and its error bar take at least {FEWEST} values beside those of the surrogate")
     halves = [Stream(seed, Purpose.TRAINING), Stream(seed, Purpose.CORRECTION)]
     x = [first.design(halves[0]), problem.points(n - first.evaluations, halves[1])]
     y = [problem.observe(places, half) for places, half in zip(x, halves, strict=True)]

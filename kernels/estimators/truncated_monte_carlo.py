@@ -52,9 +52,7 @@ class TruncatedMonteCarlo:
         return draws
 
 
-def truncated_monte_carlo(
-    *, samples: int = 10_000, p: float = 2.0, s: float = 0.0, scale: float = 1.0
-) -> TruncatedMonteCarlo:
+def truncated_monte_carlo(*, samples: int = 10_000, p: float = 2.0, s: float = 0.0, scale: float = 1.0) -> TruncatedMonteCarlo:
     """int clip(f, -M, M)^q, M = scale samples^(1/p - s/d): for rare events, with the bias of what is cut off.
 
     :param samples: n, the draws in all that M is chosen for, at least 1

@@ -8,9 +8,7 @@ from torch import Tensor
 from kernels.contracts import Integral
 
 
-def power_singularity(
-    dim: int, *, exponent: float = 0.1, centre: float = 0.37, power: int = 2, noise: float = 0.0
-) -> Integral:
+def power_singularity(dim: int, *, exponent: float = 0.1, centre: float = 0.37, power: int = 2, noise: float = 0.0) -> Integral:
     """int over [0,1]^dim of f^power, f = |x - c|^(-exponent), c = (centre, ..., centre).
 
     f^power is in L2 for 2 power exponent < dim, and integrable for half of that. In one dimension, with b = power exponent,
@@ -23,7 +21,9 @@ def power_singularity(
     """
     b = exponent * power
     if not (exponent > 0.0 and b < dim):
-        raise ValueError(f"exponent = {exponent}: |x - c|^(-{b:g}) is integrable in {dim} dimensions for 0 < exponent < {dim}/{power}")
+        raise ValueError(
+            f"exponent = {exponent}: |x - c|^(-{b:g}) is integrable in {dim} dimensions for 0 < exponent < {dim}/{power}"
+        )
     if not 0.0 <= centre <= 1.0:
         raise ValueError(f"centre = {centre}: the singularity should lie in the cube, from 0 to 1")
 

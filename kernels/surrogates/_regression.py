@@ -89,7 +89,9 @@ class Regression(nn.Module):
     def inside(self, x: Vectors) -> Vectors:
         """x in float64; ValueError where it leaves the cube."""
         if len(x) and not (0.0 <= float(x.min()) and float(x.max()) <= 1.0):
-            raise ValueError(f"coordinates from {float(x.min()):.6g} to {float(x.max()):.6g}: f^ is known on the unit cube, scale x to it")
+            raise ValueError(
+                f"coordinates from {float(x.min()):.6g} to {float(x.max()):.6g}: f^ is known on the unit cube, scale x to it"
+            )
         return x.double()
 
     def nodes(self) -> int:
@@ -111,7 +113,9 @@ class Regression(nn.Module):
 def net_mean(function: Callable[[Vectors], Paths], dim: int, nodes: int, stream: Stream) -> Tensor:
     """Mean of a function over one scrambled Sobol' net: unbiased (Owen 1995; the scrambling of Matousek 1998)."""
     if dim > SobolEngine.MAXDIM:
-        raise ValueError(f"dim = {dim}: a Sobol' net has at most {SobolEngine.MAXDIM} coordinates; use a surrogate with an exact integral")
+        raise ValueError(
+            f"dim = {dim}: a Sobol' net has at most {SobolEngine.MAXDIM} coordinates; use a surrogate with an exact integral"
+        )
     engine = SobolEngine(dim, scramble=True, seed=stream.integer(2**31))
     total = torch.zeros((), dtype=torch.float64)
     for start in range(0, nodes, ROWS):

@@ -100,5 +100,7 @@ def multilinear(problem: Integral, *, seed: int, points: int = 4096) -> Multilin
             "raise points, or use kernel_ridge or regression_network"
         )
     if max(integral_nodes(nodes, problem.dim, problem.power), float(points)) > MAX_NODES:
-        raise ValueError(f"points = {points}, power = {problem.power}: the exact integral takes more than {MAX_NODES} nodes; lower points")
+        raise ValueError(
+            f"points = {points}, power = {problem.power}: the exact integral takes more than {MAX_NODES} nodes; lower points"
+        )
     return Multilinear(problem, nodes)

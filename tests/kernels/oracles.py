@@ -27,11 +27,12 @@ def room(name: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
-EQUATIONS, ESTIMATORS = room("equations"), room("estimators")
-
-
 def factory(of: str, name: str) -> Any:
     return getattr(importlib.import_module(f"kernels.{of}.{name}"), name)
+
+
+EQUATIONS = room("equations")
+ESTIMATORS = [n for n in room("estimators") if getattr(factory("estimators", n)(), "solves", SemilinearPDE) is SemilinearPDE]
 
 
 def equation(name: str, dim: int, **options: Any) -> SemilinearPDE:
