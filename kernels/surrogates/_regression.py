@@ -88,7 +88,7 @@ class Regression(nn.Module):
 
     def inside(self, x: Vectors) -> Vectors:
         """x in float64; ValueError where it leaves the cube."""
-        if len(x) and not (0.0 <= float(x.min()) and float(x.max()) <= 1.0):
+        if len(x) and not (float(x.min()) >= 0.0 and float(x.max()) <= 1.0):
             raise ValueError(
                 f"coordinates from {float(x.min()):.6g} to {float(x.max()):.6g}: f^ is known on the unit cube, scale x to it"
             )
