@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import kernels.surrogates as room
 from kernels.contracts import Integral, Integrand, Purpose, Stream
 from kernels.defect import integral_defect
 from kernels.intervals import student_quantile, welch
@@ -94,6 +94,8 @@ def racv_integrate(
 
 
 def _factory(name: str) -> Callable[..., Regression]:
+    room = importlib.import_module("kernels.surrogates")
+
     def serves(each: str) -> bool:
         return get_type_hints(getattr(room, each)).get("problem") is Integral
 
