@@ -19,7 +19,7 @@ def hill(draws: Tensor) -> tuple[float, float]:
 
     >>> import torch
     >>> [round(v, 1) for v in hill(torch.arange(1, 10_001) ** -0.5)]
-    [2.1, 0.2]
+    [2.0, 0.2]
     """
     if draws.numel() < FEWEST:
         raise ValueError(f"{draws.numel()} draws: a tail is read off at least {FEWEST}")
