@@ -84,7 +84,9 @@ class Integral:
         if not bool(y.isfinite().all()):
             where = [round(v, 6) for v in x[~y.isfinite()][0].tolist()]
             raise ValueError(f"'{self.name}' is not finite at x = {where}: f should be, except at points that are never drawn")
-        return y.double() + self.noise * stream.normal(len(y), dtype=torch.float64) if self.noise > 0.0 else y.double()
+        if self.noise == 0.0:
+            return y.double()
+        return y.double() + self.noise * stream.normal(len(y), 1, dtype=torch.float64)[:, 0]
 
     def powers(self, y: Paths) -> Paths:
         """sigma^q He_q(y/sigma), sigma the noise, whose mean is f^q; without noise it is y^q.

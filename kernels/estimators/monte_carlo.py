@@ -16,8 +16,8 @@ from kernels.streams import Stream
 class MonteCarlo:
     """int f^q as the mean of f(X)^q, X uniform on the cube: unbiased, of a defect too.
 
-    With a surrogate of L2 error n^(-s/d) a defect's mean of n draws has the error n^(-1/2-s/d) where f^q is in L2. Evaluation points say nothing
-    about the integral: each point gets draws of its own.
+    With a surrogate of L2 error n^(-s/d) a defect's mean of n draws has the error n^(-1/2-s/d) where f^q is in L2
+    (Blanchet, Chen, Lu, Ying, arXiv 2305.16527). The integral has no evaluation point: each row gets draws of its own.
     """
 
     terms: tuple[str, ...] = ("integrand",)
@@ -38,5 +38,5 @@ class MonteCarlo:
 
 
 def monte_carlo() -> MonteCarlo:
-    """int f^q as the mean of f(X)^q, X uniform on the cube: the baseline, and the correction of a surrogate with a known integral."""
+    """int f^q as the mean of f(X)^q, X uniform: the baseline, and the correction of a surrogate with a known integral."""
     return MonteCarlo()

@@ -23,7 +23,8 @@ def bump(
     """int over [0,1]^dim of f^power, f = n^(1/p - s/d) (1 - |u|^2)_+^order, u = 2 (x - centre) n^(1/d), n = ``rarity``.
 
     The hardest function for n values of f where W^(s,p) is not in L^(2 power): its norm there is of order 1 for every n,
-    and of n uniform points about one sees it. By the Beta integral int_{|u|<1} (1 - |u|^2)^b du = pi^(d/2) Gamma(b + 1)/Gamma(b + 1 + d/2).
+    and of n uniform points at most about one sees it. By the Beta integral
+    int_{|u|<1} (1 - |u|^2)^b du = pi^(d/2) Gamma(b + 1)/Gamma(b + 1 + d/2).
 
     :param rarity: n, at least 1; the bump has width n^(-1/d) and height n^(1/p - s/d)
     :param p: moments that stay bounded, > 0

@@ -47,7 +47,7 @@ class Regression(nn.Module):
 
     @abstractmethod
     def regress(self, x: Vectors, y: Paths, stream: Stream) -> list[float]:
-        """Set f^ from the values y at x. Returns the variance of y, then mean square errors of f^ at values that it has not seen."""
+        """Set f^ from the values y at x. Returns the variance of y, then mean square errors of f^ where it has not seen f."""
 
     @abstractmethod
     def values(self, x: Vectors) -> Paths:
