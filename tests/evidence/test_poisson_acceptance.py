@@ -291,7 +291,7 @@ class OfPoisson(Job):
         return self._problem_factory()(self.model.problem.dim, **self.problem_options)
 
 
-STEPS, DRAWS, POINTS, BLOCK = 2000, 1000, 1000, 50
+STEPS, DRAWS, POINTS, BLOCK = 1000, 600, 1000, 50
 
 
 def test_a_trained_network_is_corrected_beyond_itself_and_beyond_walks_of_the_same_time(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_trained_network_is_corrected_beyond_itself_and_beyond_walks_of_the_sa
         "name": "poisson",
         "problem": {"name": "cosine_ball", "dim": 10},
         "surrogate": {"name": "poisson_network", "width": 32, "depth": 3},
-        "training": {"objective": "poisson_residual", "optimizer": "soap", "steps": STEPS, "batch": 256},
+        "training": {"objective": "poisson_residual", "optimizer": "soap", "steps": STEPS, "batch": 128},
     }
     job, folder = OfPoisson(JobModel.model_validate(data), tmp_path), RunFolder(tmp_path)
     problem = job.problem
@@ -324,14 +324,14 @@ def test_a_trained_network_is_corrected_beyond_itself_and_beyond_walks_of_the_sa
         walks += 20
     alone = torch.stack(walked).mean(0) - exact
     began, drawn, draws = time.process_time(), [], 0
-    while time.process_time() - began < spent:
+    while time.process_time() - began < spent / 4.0:
         drawn.append(summed(ball_green(), problem, t, x, 200, 1000 + draws)[0])
         draws += 200
     green = torch.stack(drawn).mean(0) - exact
     size = rms(exact)
     print(
         f"trained {trained:.0f} s, {spent:.0f} s with the correction of {DRAWS} draws a point; relative errors: network {rms(missed) / size:.1e}, "
-        f"corrected {rms(corrected) / size:.1e}, {walks} walks a point {rms(alone) / size:.1e}, {draws} plain draws of Green's function "
+        f"corrected {rms(corrected) / size:.1e}, {walks} walks a point {rms(alone) / size:.1e}, {draws} plain draws of Green's function in a quarter of that time "
         f"{rms(green) / size:.1e}; covered by 95 % intervals: {(corrected.abs() < 1.96 * errors).double().mean():.3f}"
     )
     assert 10.0 * rms(corrected) < rms(missed) and 10.0 * rms(corrected) < rms(alone)
