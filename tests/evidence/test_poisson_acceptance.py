@@ -291,7 +291,7 @@ class OfPoisson(Job):
         return self._problem_factory()(self.model.problem.dim, **self.problem_options)
 
 
-STEPS, DRAWS, POINTS, BLOCK = 500, 300, 1000, 50
+STEPS, DRAWS, POINTS, BLOCK = 500, 2000, 1000, 25
 
 WALKED, DRAWN = 0.25, 1.0 / 16.0
 """Shares of the time that plain walks and plain draws of Green's function run for; their errors in all of it are smaller by the root."""
