@@ -429,14 +429,14 @@ def test_the_training_loop_trains_it_as_it_stands(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("domain", [None, Ball(4), Box(4)], ids=str)
 def test_a_users_own_surrogate_is_corrected_at_its_points(domain: Any) -> None:
-    """The error falls to its error bar: 10 points, 4 s.e., false positives 6 in 10^4; the intervals hold 95 %."""
+    """The error falls to its error bar and the shell: 10 points, 4 s.e., false positives 6 in 10^4; the intervals hold 95 %."""
     problem = elliptic("sine_box" if isinstance(domain, Box) else "exponential_ball", 4)
     surrogate = off_by(problem, 0.1)
     _, x = problem.sample_points(10, Stream(18, 0))
     got = debias_poisson(
         x, surrogate.value, surrogate.laplacian, problem.source, problem.boundary, domain=domain, n_walks=400, eps=1e-3
     )
-    assert ((got.value - truth(problem, x)).abs() < 4.0 * got.se).all()
+    assert ((got.value - truth(problem, x)).abs() < 4.0 * got.se + 1e-3).all()
     assert got.value.equal(got.plug_in + got.correction) and got.plug_in.equal(surrogate.value(x))
     assert (got.value - truth(problem, x)).square().mean().sqrt() < 0.1 * (got.plug_in - truth(problem, x)).square().mean().sqrt()
     torch.testing.assert_close(got.ci[:, 1] - got.ci[:, 0], 2.0 * 1.959963984540054 * got.se)
