@@ -71,10 +71,10 @@ class Mirrored(Coupled):
         nested = self._nested(rows) or 1
         return rows // (2 * nested), nested
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         *lead, rows, dim = shape
         pairs, nested = self._half(rows)
-        half = super().normal(*lead, pairs, nested, dim)
+        half = super().normal(*lead, pairs, nested, dim, dtype=dtype)
         return torch.stack((half, -half), dim=-3).reshape(shape)
 
     def uniform(self, *shape: int) -> Tensor:
@@ -109,13 +109,13 @@ class Quasi(Coupled):
         digits ^= generator.integers(2**32, size=digits.shape, dtype=np.uint32) >> np.uint32(k)
         return digits.reshape(*lead, -1, dim)
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         *lead, rows, dim = shape
         nested = self._nested(rows)
         if not nested:
-            return super().normal(*shape)
+            return super().normal(*shape, dtype=dtype)
         centred = _kept(self._net(lead, nested, dim)).mul_(2.0**-22).add_(2.0**-23 - 1.0)
-        return centred.erfinv_().mul_(math.sqrt(2.0))
+        return centred.erfinv_().mul_(math.sqrt(2.0)).to(dtype)
 
     def uniform(self, *shape: int) -> Tensor:
         *lead, rows = shape
