@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels.contracts import Eigenproblem, Purpose, Stream
 from kernels.contracts.operator import dense
 from kernels.estimators.error_inverse_power import Shift, error_inverse_power
-from kernels.surrogates import nystrom_sketch
+from kernels.surrogates.nystrom_sketch import nystrom_sketch
 
 
 @dataclass(frozen=True)

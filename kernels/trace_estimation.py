@@ -14,7 +14,10 @@ from torch import Tensor
 from kernels.contracts import Purpose, Stream, Trace
 from kernels.contracts.operator import dense, product
 from kernels.defect import trace_defect
-from kernels.estimators import hutchinson, na_hutchpp, xnystrace, xtrace
+from kernels.estimators.hutchinson import hutchinson
+from kernels.estimators.na_hutchpp import na_hutchpp
+from kernels.estimators.xnystrace import xnystrace
+from kernels.estimators.xtrace import xtrace
 from kernels.surrogates.low_rank_sketch import LowRankSketch, low_rank_sketch
 
 Method = Literal["xtrace", "hutchpp", "hutch", "rsvd", "xnystrace", "nahutchpp"]
@@ -123,7 +126,8 @@ def _to_tolerance(problem: Trace, tol: float, failure: float, seed: int) -> Trac
     sketch = LowRankSketch(problem, rank=rank)
     sketch.basis.copy_(basis)
     sketch.core.copy_(basis.mT @ torch.cat(images, 1)) if images else None
-    error, draws, squares = trace_defect(problem, sketch), [], 0.0
+    error, squares = trace_defect(problem, sketch), 0.0
+    draws: list[float] = []
     while len(draws) < 2 or len(draws) <= factor * squares / len(draws) / _from_below(len(draws), failure):
         z = probing.normal(problem.dim, 1, dtype=torch.float64)
         image = product(error.matvec, z)
