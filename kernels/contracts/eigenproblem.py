@@ -65,5 +65,8 @@ class SpectralSketch(Protocol):
     """(rank,), those of A^ itself."""
     scale: float
     """By what the values are multiplied where A^ is inverted, so that they stay below those of A."""
-    matvecs: int
-    """Products with A that it took."""
+
+    @property
+    def matvecs(self) -> int:
+        """Products with A that it took."""
+        ...
