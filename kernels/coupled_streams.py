@@ -115,8 +115,8 @@ class Quasi(Coupled):
         nested = self._nested(rows)
         if not nested:
             return super().normal(*shape, dtype=dtype)
-        centred = _kept(self._net(lead, nested, dim)).to(dtype).mul_(2.0**-22).add_(2.0**-23 - 1.0)
-        return centred.erfinv_().mul_(math.sqrt(2.0)).to(self._device)
+        centred = _kept(self._net(lead, nested, dim)).mul_(2.0**-22).add_(2.0**-23 - 1.0)
+        return centred.erfinv_().mul_(math.sqrt(2.0)).to(self._device, dtype)
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         *lead, rows = shape

@@ -15,6 +15,19 @@ from kernels.axes import Draws, Positions, Times
 from kernels.contracts import NORMAL_FLOP, Stream, Trace
 from kernels.contracts.operator import product
 
+BLOCK = 2**20
+"""Numbers a batch of vectors holds at once: 8 MB, which a cache holds."""
+
+
+def blocks(count: int, size: int) -> list[int]:
+    """How many of ``count`` things of ``size`` numbers are made together, block by block.
+
+    >>> blocks(5, 2**19)
+    [2, 2, 1]
+    """
+    most = max(1, BLOCK // size)
+    return [min(most, count - first) for first in range(0, count, most)]
+
 
 @dataclass(frozen=True)
 class Replicates(ABC):
@@ -33,7 +46,8 @@ class Replicates(ABC):
 
     @torch.no_grad()
     def sample(self, problem: Trace, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
-        return self.values(problem, len(t) * draws, stream).mean(-1).reshape(-1, draws)
+        parts = blocks(len(t) * draws, problem.dim * self.matvecs)
+        return torch.cat([self.values(problem, part, stream).mean(-1) for part in parts]).reshape(-1, draws)
 
     @abstractmethod
     def values(self, problem: Trace, replicates: int, stream: Stream) -> Float[Tensor, "replicates values"]:
@@ -50,7 +64,7 @@ class Replicates(ABC):
 
 def gaussian(replicates: int, dim: int, count: int, stream: Stream) -> Float[Tensor, "replicates dim count"]:
     """Independent Gaussian vectors, ``count`` a replicate."""
-    return stream.normal(replicates, count, dim, dtype=torch.float64).mT.contiguous()
+    return stream.normal(replicates, dim, count, dtype=torch.float64)
 
 
 def products(problem: Trace, vectors: Float[Tensor, "replicates dim count"]) -> Float[Tensor, "replicates dim count"]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from kernels.axes import Draws, Positions, Times
 from kernels.contracts import NORMAL_FLOP, Stream, Trace
 from kernels.contracts.operator import product
+from kernels.estimators._replicates import blocks
 
 Law = Literal["signs", "gaussian", "sphere"]
 
@@ -33,13 +34,16 @@ class Hutchinson:
 
     @torch.no_grad()
     def sample(self, problem: Trace, t: Times, x: Positions, term: str, draws: int, stream: Stream) -> Draws:
-        z = self._vectors(problem.dim, len(t) * draws, stream)
-        return (z * product(problem.matvec, z)).sum(0).reshape(-1, draws)
+        forms = []
+        for count in blocks(len(t) * draws, problem.dim):
+            z = self._vectors(problem.dim, count, stream)
+            forms.append((z * product(problem.matvec, z)).sum(0))
+        return torch.cat(forms).reshape(-1, draws)
 
     def _vectors(self, dim: int, count: int, stream: Stream) -> Tensor:
         if self.probes == "signs":
-            return stream.signs(count, dim).double().mT.contiguous()
-        z = stream.normal(count, dim, dtype=torch.float64).mT.contiguous()
+            return stream.signs(dim, count).double()
+        z = stream.normal(dim, count, dtype=torch.float64)
         return z * (dim**0.5 / torch.linalg.vector_norm(z, dim=0)) if self.probes == "sphere" else z
 
     def flop(self, problem: Trace, term: str, draws: int) -> float:

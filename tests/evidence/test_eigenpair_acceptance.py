@@ -292,7 +292,9 @@ def test_enron_by_rivals_in_products() -> None:
         report(f"lobpcg {iterations}", lobpcg(operator, gaussians(problem.dim, 10).numpy(), maxiter=iterations, tol=1e-12)[0])
     sketch = nystrom(problem, 200)
     state = FAST.start(eigenproblem_defect(problem, sketch), Stream(0, 0))
-    while float(off_by(state, sigma)[-1]) > 1e-12:
+    for _ in range(20):
+        if float(off_by(state, sigma)[-1]) <= 1e-11:
+            break
         state = FAST.step(problem, state)
     print(f"Enron, accelerated: {int(state['matvecs'])} products, sigma_10 off by {float(off_by(state, sigma)[-1]):.1e}")
 

@@ -115,21 +115,21 @@ def test_probes_on_the_sphere_have_no_error_on_a_multiple_of_the_identity_and_si
 def test_xtrace_is_its_literal_transcription(symmetric: bool) -> None:
     a = random_positive(30) if symmetric else random_positive(30) + 0.01 * gaussians(30, 30)
     values = xtrace(matvecs=16).values(given(a), 3, Stream(4, 0))
-    w = Stream(4, 0).normal(3, 8, 30, dtype=torch.float64).mT
+    w = Stream(4, 0).normal(3, 30, 8, dtype=torch.float64)
     torch.testing.assert_close(values, torch.stack([literal_xtrace(a, w[i]) for i in range(3)]), rtol=1e-11, atol=0.0)
 
 
 def test_xnystrace_is_its_literal_transcription() -> None:
     a = random_positive(30)
     values = xnystrace(matvecs=8).values(given(a), 3, Stream(4, 0))
-    w = Stream(4, 0).normal(3, 8, 30, dtype=torch.float64).mT
+    w = Stream(4, 0).normal(3, 30, 8, dtype=torch.float64)
     torch.testing.assert_close(values, torch.stack([literal_xnystrace(a, w[i]) for i in range(3)]), rtol=1e-11, atol=0.0)
 
 
 def test_na_hutchpp_is_the_trace_of_its_own_low_rank_matrix_and_what_the_probes_say_of_the_rest() -> None:
     a = random_positive(30)
     values = na_hutchpp(matvecs=12).values(given(a), 1, Stream(4, 0))[0]
-    vectors = Stream(4, 0).normal(1, 12, 30, dtype=torch.float64)[0].T
+    vectors = Stream(4, 0).normal(1, 30, 12, dtype=torch.float64)[0]
     s, r, g = vectors[:, :2], vectors[:, 2:6], vectors[:, 6:]
     g = g / torch.linalg.vector_norm(g, dim=0) * math.sqrt(30)
     low = a @ r @ torch.linalg.pinv(s.T @ a @ r) @ s.T @ a
