@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import kernels.surrogates
 from kernels.contracts import Integral, Integrand, Purpose, Stream
 from kernels.defect import integral_defect
 from kernels.intervals import student_quantile, welch
@@ -94,18 +93,15 @@ def racv_integrate(
     return _estimate(fits, parts, problem.powers(torch.cat(y) if first.random_design else y[1]), sum(map(len, y)))
 
 
-ROOM: Any = kernels.surrogates
-
-
 def _factory(name: str) -> Callable[..., Regression]:
-    room = importlib.import_module("kernels.surrogates")
+    room: Any = importlib.import_module("kernels.surrogates")
 
     def serves(each: str) -> bool:
-        return get_type_hints(getattr(ROOM, each)).get("problem") is Integral
+        return get_type_hints(getattr(room, each)).get("problem") is Integral
 
-    if name not in ROOM.__all__ or not serves(name):
-        raise ValueError(f"surrogate = '{name}': of the surrogates, {', '.join(filter(serves, ROOM.__all__))} serve integrals")
-    made: Callable[..., Regression] = getattr(ROOM, name)
+    if name not in room.__all__ or not serves(name):
+        raise ValueError(f"surrogate = '{name}': of the surrogates, {', '.join(filter(serves, room.__all__))} serve integrals")
+    made: Callable[..., Regression] = getattr(room, name)
     return made
 
 
