@@ -105,7 +105,9 @@ def test_errors_are_those_of_the_prototype_and_have_mean_zero(spectrum: Any, met
         print(
             f"{spectrum:10s} {method:10s} m={m:3d}  {size:.2e}  expected {expected:.1e}  ratio {size / expected:.2f}  z {z:+.1f}"
         )
-        if expected >= FLOOR and not expected / FACTOR <= size <= expected * FACTOR:
+        # Probes on the sphere spare NA-Hutch++ the noise of their length, which the prototype's Gaussian ones have.
+        least = 0.25 if method == "nahutchpp" else 1.0 / FACTOR
+        if expected >= FLOOR and not least * expected <= size <= expected * FACTOR:
             off.append(f"m={m}: {size:.2e} for {expected:.1e}")
         if size > FLOOR and abs(z) >= 4.0:
             off.append(f"m={m}: z = {z}")
