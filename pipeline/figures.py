@@ -101,18 +101,20 @@ def encode(figure: Figure) -> str:
 def figures(report: Report) -> list[tuple[str, Figure, str]]:
     """Every plot that applies to a report: name, figure, caption."""
     out = []
-    if report.reference is not None and "surrogate" in report.methods:
+    many = len(report.t) > 1
+    if many and report.reference is not None and "surrogate" in report.methods:
         caption = "Error at every point before and after the correction; the dashed line is no change."
         out.append(("before_after", _before_after(report), caption))
     if report.reference is not None:
         caption = "Relative L2 error against model FLOP, a point for each doubling of the draws."
         out.append(("against_cost", _against_cost(report), caption))
-    caption = f"{100 * report.confidence:g} % intervals, widened by the estimated bias, at evenly spaced points."
-    out.append(("intervals", _intervals(report), caption))
+    if many:
+        caption = f"{100 * report.confidence:g} % intervals, widened by the estimated bias, at evenly spaced points."
+        out.append(("intervals", _intervals(report), caption))
     if report.rates:
         caption = "Mean squared error against the number of data; dashed, the slope of theory through the middle."
         out.append(("rates", _rates(report), caption))
-    elif len(report.losses) > 1:
+    elif len(report.losses) > 2:
         out.append(("training", _training(report), "Training loss; the line is its mean over 1/50 of the steps."))
     return out
 

@@ -413,7 +413,6 @@ def unfit(name: str, **options: Any) -> Callable[[], object]:
         (lambda: racv_integrate(sine_product(2).integrand, 2, 100, "mlp"), "surrogate = 'mlp': of the surrogates, kernel_ridge"),
         (lambda: racv_integrate(sine_product(2).integrand, 2, 10), "n = 10: a correction and its error bar"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_is_refused_with_value_rule_and_remedy(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -17,9 +17,9 @@ import torch
 from kernels.intervals import Estimated, summed
 from pipeline import chunks
 from pipeline.correction import base_values, scasml_method
+from pipeline.family import of_solution
 from pipeline.fanout import compute
 from pipeline.files import release
-from pipeline.fold import truth
 from pipeline.folders import prepare
 from pipeline.job import job_from
 from pipeline.plan import choose
@@ -86,7 +86,7 @@ def study(equation: str, place: Path, seeds: int, points: int = POINTS) -> tuple
     train_stage(folder, job)
     surrogate = trained_surrogate(folder, job)
     t, x = points_of(job)
-    reference, error, _ = truth(job.problem, t, x)
+    reference, error, _ = of_solution(job.problem, t, x)
     assert reference is not None and error < 1e-9
     base = base_values(surrogate, t, x)
     inside, halved, together = [], [], []
