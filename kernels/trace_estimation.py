@@ -59,7 +59,7 @@ def trace(
     if tol is not None:
         if method != "hutchpp":
             raise ValueError(f"tol with method '{method}': only hutchpp goes on to a tolerance; give m instead, or that method")
-        return _to_tolerance(problem, tol, failure, seed)
+        return _to_tolerance(problem, tol, 0.5 * failure, seed)
     assert m is not None
     if method in REPLICATES:
         values = REPLICATES[method](matvecs=m).values(problem, 1, Stream(seed, Purpose.CORRECTION))[0]

@@ -10,15 +10,17 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from kernels.contracts import Fitted, Surrogate
+from kernels.contracts import Surrogate
 from kernels.estimators.feynman_kac import feynman_kac
 from kernels.estimators.picard import picard
 from kernels.streams import Purpose
 from pipeline.errors import InputError
 from pipeline.fanout import ALONE, Communicator
 from pipeline.job import Job, RunFolder, digest
+from pipeline.owned import on_device
 from pipeline.plan import MLP_LEVELS, MLP_SAMPLES, PILOT_POINTS, Plan, Trial, measured, needed, save_plan
 from pipeline.tally import Method
+from pipeline.training import training_flop
 
 MLP_PILOT_DRAWS = 128
 MLP_PILOT_ROWS = 131072
@@ -26,28 +28,26 @@ MLP_PILOT_ROWS = 131072
 
 def linear_method(job: Job, points: int) -> Method:
     """Feynman-Kac with the driver dropped; all its FLOP go into the value, none into printing its bias."""
-    estimator, owner = replace(feynman_kac(), biases=()), digest(["linear", job.correction_hash])
+    estimator, owner = replace(feynman_kac(), biases=()), digest(["linear", job.correction_hash, *on_device(job)])
     return Method("linear", Purpose.LINEAR, estimator, job.problem, owner, points)
 
 
 def mlp_method(job: Job, points: int, levels: int, samples: int) -> Method:
     """Plain multilevel Picard on the problem itself; all its FLOP go into the value, none into printing its bias."""
-    owner = digest(["mlp", levels, samples, job.correction_hash])
+    owner = digest(["mlp", levels, samples, job.correction_hash, *on_device(job)])
     estimator = replace(picard(levels=levels, samples=samples), biases=())
     return Method(f"mlp-{levels}-{samples}", Purpose.MLP, estimator, job.problem, owner, points)
 
 
 def plain_method(job: Job, points: int) -> Method:
     """The correction's own estimator on the problem itself: what it does without a surrogate."""
-    owner = digest(["plain", job.correction_hash])
+    owner = digest(["plain", job.correction_hash, *on_device(job)])
     return Method("plain", Purpose.PLAIN, job.estimator(), job.problem, owner, points)
 
 
 def baseline_budget(job: Job, surrogate: Surrogate, budget: float) -> float:
-    """FLOP of a baseline beside a correction that takes ``budget``: what a fit spends on the same problem counts too."""
-    if "plain" in job.family.baselines and isinstance(surrogate, Fitted):
-        return budget + surrogate.fit_cost()[0]
-    return budget
+    """FLOP of a baseline beside a correction that takes ``budget``: those of the surrogate count too, but for semilinear equations."""
+    return budget + training_flop(job, surrogate) if "plain" in job.family.baselines else budget
 
 
 def baseline_methods(job: Job, plan: Plan, points: int, budget: float) -> list[Method]:

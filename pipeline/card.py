@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pipeline.errors import InputError
+from pipeline.fanout import ALONE, Communicator
 from pipeline.job import Job
 
 SHARE = 0.9
@@ -20,17 +21,18 @@ def check_card(job: Job) -> None:
         )
 
 
-def card(job: Job, place: int, neighbours: int) -> torch.device:
-    """The device of the rank in ``place`` among the ``neighbours`` ranks of its machine.
+def card(job: Job, comm: Communicator = ALONE) -> torch.device:
+    """The device of this rank; every rank calls it.
 
-    Ranks take turns over the cards; those that share one get equal parts of its memory, so that none fails for what
-    another took.
+    Ranks of a machine take turns over the cards they see; those that share one get equal parts of its memory, so that none
+    fails for what another took.
     """
     if job.model.correction.device == "cpu":
         return torch.device("cpu")
     check_card(job)
-    cards = torch.cuda.device_count()
-    index = place % cards
-    sharing = (neighbours - index + cards - 1) // cards
+    index = comm.place % torch.cuda.device_count()
+    mine = str(torch.cuda.get_device_properties(index).uuid)
+    # By its own name: where the launcher gives every rank a card, all of them are number 0.
+    sharing = comm.share(comm.gather(mine)).count(mine)
     torch.cuda.set_per_process_memory_fraction(SHARE / sharing, index)
     return torch.device("cuda", index)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +21,10 @@ from pipeline.errors import InputError
 from pipeline.family import SEMILINEAR
 from pipeline.fanout import Communicator, drive
 from pipeline.iteration import iterate
-from pipeline.job import Job, RunFolder, digest
+from pipeline.job import Job, RunFolder
+from pipeline.owned import owner_of
 from pipeline.plan import Candidate, correction_plan
-from pipeline.points import run_points
+from pipeline.points import points_of, run_points
 from pipeline.progress import log
 from pipeline.tally import Method, within, within_distance
 from pipeline.training import trained_surrogate
@@ -37,19 +36,9 @@ BOUND_SHARE = 0.25
 """FLOP of each of the two bounds, over the correction's."""
 
 
-def _owner(job: Job, surrogate: Surrogate, *what: Any) -> str:
-    """Whose chunks they are: the correction's, of these very parameters, whose last bits no hash of a job can know."""
-    assert isinstance(surrogate, nn.Module)
-    content = hashlib.sha256()
-    for part in surrogate.state_dict().values():
-        content.update(part.cpu().numpy().tobytes())
-    device = [] if job.model.correction.device == "cpu" else [job.model.correction.device]
-    return digest([job.correction_hash, content.hexdigest(), *what, *device])
-
-
 def scasml_method(job: Job, surrogate: Surrogate, points: int, chosen: Candidate, *, nameless: bool = False) -> Method:
     """The chosen estimator on the defect of the surrogate; its budget counts draws. A ``nameless`` one is to own no chunks."""
-    owner = "" if nameless else _owner(job, surrogate, chosen.estimator, chosen.laplacian, chosen.pairs, chosen.printed)
+    owner = "" if nameless else owner_of(job, surrogate, chosen.estimator, chosen.laplacian, chosen.pairs, chosen.printed)
     problem = chosen.problem(job, surrogate)
     return Method("scasml", Purpose.CORRECTION, chosen.build(), problem, owner, points, bounded="paths", coupled=chosen.coupled)
 
@@ -69,7 +58,7 @@ def bound_methods(job: Job, surrogate: Surrogate, points: int) -> list[Method]:
             continue
         if side not in found:
             purpose = Purpose.UPPER_BOUND if side == "upper" else Purpose.LOWER_BOUND
-            owner = _owner(job, surrogate, "bound", make.__name__)
+            owner = owner_of(job, surrogate, "bound", make.__name__)
             found[side] = Method(f"{side}-{make.__name__}", purpose, bound, problem, owner, points)
     return list(found.values())
 
@@ -100,7 +89,7 @@ class Gradient:
 
 def gradient_method(job: Job, surrogate: Surrogate, points: int) -> Method:
     """The gradient of the surrogate's error."""
-    estimator, owner = Gradient(bismut_elworthy_li()), _owner(job, surrogate, "gradient")
+    estimator, owner = Gradient(bismut_elworthy_li()), owner_of(job, surrogate, "gradient")
     return Method(
         "gradient", Purpose.GRADIENT, estimator, job.defect(surrogate, job.probes), owner, points, axes=(job.problem.dim,)
     )
@@ -124,6 +113,20 @@ def check_paths(job: Job, method: Method) -> None:
             f"{minimum // method.points} each over the estimator's {len(method.terms)} terms, for a standard error: "
             + ("raise it, ask for fewer points, or set correction.pairs: none" if "pairs" in job.family.own else "raise it")
         )
+
+
+@torch.no_grad()
+def check_estimator(job: Job) -> None:
+    """Refuse an estimator that cannot work on this very problem, by two draws of it; of semilinear equations the pilot tries it."""
+    if job.family is SEMILINEAR or job.family.iterated:
+        return
+    t, x = points_of(job)
+    estimator = job.estimator()
+    for term in estimator.terms:
+        try:
+            estimator.sample(job.problem, t[:1], x[:1], term, 2, Stream(job.model.seed, Purpose.PILOT))
+        except ValueError as error:
+            raise InputError(f"correction.estimator: {error}") from error
 
 
 def check_kinks(job: Job, surrogate: Surrogate) -> None:
@@ -165,11 +168,11 @@ def base_values(surrogate: Surrogate | PlugIn, t: Tensor, x: Tensor) -> NDArray[
     return base_and_gradient(surrogate, t, x)[0]
 
 
-def base_error(surrogate: Surrogate | PlugIn, t: Tensor, x: Tensor) -> NDArray[np.float64]:
-    """Standard error of ``base_values``, (points,): what no draw of the correction lowers."""
+def base_error(surrogate: Surrogate | PlugIn, t: Tensor, x: Tensor) -> NDArray[np.float64] | None:
+    """Standard error of ``base_values``, (points,), which no draw of the correction lowers; None where there is none."""
     if isinstance(surrogate, UncertainPlugIn):
         return surrogate.plug_in_error(t.double(), x.double()).numpy()
-    return np.zeros(len(t))
+    return None
 
 
 def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:
@@ -183,15 +186,15 @@ def correct(folder: RunFolder, job: Job, comm: Communicator) -> None:
         run_points(folder, job)
     comm.share(None)
     t, x = store.load_points(folder.points, job.correction_hash)
-    base = base_values(surrogate, t, x)
-    device = card(job, comm.place, comm.neighbours)
+    base, error = base_values(surrogate, t, x), base_error(surrogate, t, x)
+    device = card(job, comm)
     surrogate, t, x = surrogate.to(device), t.to(device), x.to(device)
     seed, options = job.model.seed, job.model.correction
     named = {"job": job.resolved, "correction_hash": job.correction_hash}
     plan = correction_plan(folder, job, surrogate, t, x, comm)
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     check_paths(job, method)
-    tolerance = within(options.rtol, options.atol, base, method.layout)
+    tolerance = within(options.rtol, options.atol, base, method.layout, error)
     outcome = drive(folder, method, t, x, seed, named, comm, options.max_paths, tolerance)
     ended = (base + outcome.tally.table(outcome.counts)[0], method.flop(outcome.counts)) if comm.rank == 0 else None
     corrected, spent = comm.share(ended)

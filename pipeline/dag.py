@@ -21,7 +21,7 @@ from torch import nn
 from pipeline import training
 from pipeline.card import check_card
 from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, check_gpus, slurm_hosts, until_answers, until_joined
-from pipeline.correction import check_kinks, check_paths
+from pipeline.correction import check_estimator, check_kinks, check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method, memory_needed
 from pipeline.files import release
@@ -65,6 +65,7 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
             check_card(job)
         check_resources(job, memory_needed(job, on_ray=on_ray), on_ray=on_ray)
     check_derivatives(job, surrogate, objectives)
+    check_estimator(job)
     if not job.family.iterated:
         check_paths(job, dearest_method(job, surrogate, points))
 

@@ -19,7 +19,7 @@ from pipeline.allocation import forecast, met
 from pipeline.baselines import linear_method, plain_method
 from pipeline.card import card
 from pipeline.chunks import POINTS_PER_BLOCK
-from pipeline.correction import base_values, scasml_method
+from pipeline.correction import base_error, base_values, scasml_method
 from pipeline.fanout import compute
 from pipeline.job import Job, RunFolder
 from pipeline.plan import Candidate, Plan, allowed, choose, load_plan
@@ -35,8 +35,8 @@ PREDICTION_BLOCKS = 8
 CHUNK_BYTES = 700.0
 """Of one chunk, in its file and in the memory of rank 0."""
 
-STATE_VECTORS = 64
-"""Vectors of the problem's dimension that an iteration holds at once, at most."""
+STATE_VECTORS = 256
+"""Vectors of the problem's dimension that an iteration is taken to hold: a window of snapshots, or the directions of FGMRES."""
 
 CHECKPOINT_BYTES = 24.0
 """Of one parameter, the optimizer's share included."""
@@ -74,7 +74,9 @@ def disk_needed(job: Job) -> float:
     assert isinstance(surrogate, nn.Module)
     size = CHECKPOINT_BYTES * sum(p.numel() for p in surrogate.parameters()) + 8.0 * count(job) * (2.0 * job.problem.dim + 40.0)
     size += sum(float(b.numel() * b.element_size()) for b in surrogate.buffers())
-    return size if job.family.iterated or _tolerant(job) else size + CHUNK_BYTES * chunks_needed(job)
+    if job.family.iterated:
+        return size + 2.0 * STATE_VECTORS * 8.0 * job.problem.dim
+    return size if _tolerant(job) else size + CHUNK_BYTES * chunks_needed(job)
 
 
 def memory_needed(job: Job, *, on_ray: bool = False) -> float:
@@ -129,10 +131,10 @@ def _seconds(flop: float, rate: float, cores: int) -> str:
 
 
 def _iterated_cost(job: Job, surrogate: Any, rate: float, memory: str) -> list[tuple[str, str, str, str, str, str]]:
-    steps = job.model.correction.max_steps
+    steps = job.max_steps
     flop = steps * job.estimator().flop(job.defect(surrogate, None))
-    disk = f"{STATE_VECTORS * 8.0 * job.problem.dim / 1e6:.1f} MB"
-    return [("correct", f"at most {steps:,} steps", f"at most {flop:.1e}", memory, f"at most {disk}", _seconds(flop, rate, 1))]
+    disk = f"{2.0 * STATE_VECTORS * 8.0 * job.problem.dim / 1e6:.1f} MB"
+    return [("correct", f"at most {steps:,} steps", f"at most {flop:.1e}", memory, f"about {disk}", _seconds(flop, rate, 1))]
 
 
 def _sampled_costs(job: Job, surrogate: Any, rate: float, memory: str) -> list[tuple[str, str, str, str, str, str]]:
@@ -176,14 +178,16 @@ def predict(job: Job, folder: RunFolder) -> Prediction:
     """
     surrogate = trained_surrogate(folder, job)
     t, x = store.load_points(folder.points, job.correction_hash) if folder.points.exists() else points_of(job)
-    base, device = base_values(surrogate, t, x), card(job, 0, job.model.correction.ranks)
+    base, error, device = base_values(surrogate, t, x), base_error(surrogate, t, x), card(job)
     surrogate, t, x = surrogate.to(device), t.to(device), x.to(device)
     with torch.no_grad():
         plan = load_plan(folder, job) or choose(job, surrogate, t, x)
-    return _predict(job, surrogate, plan, t, x, base)
+    return _predict(job, surrogate, plan, t, x, base, error)
 
 
-def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: torch.Tensor, base: Array) -> Prediction:
+def _predict(
+    job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: torch.Tensor, base: Array, error: Array | None
+) -> Prediction:
     options = job.model.correction
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     layout, tally = method.layout, Tally(method)
@@ -195,7 +199,7 @@ def _predict(job: Job, surrogate: Surrogate, plan: Plan, t: torch.Tensor, x: tor
                 began = time.perf_counter()
                 tally.have[block, term, 0] = compute(method, layout.chunk(block, term, 0), t, x, job.model.seed)
                 spent += time.perf_counter() - began
-    tolerance = within(options.rtol, options.atol, base, layout)
+    tolerance = within(options.rtol, options.atol, base, layout, error)
     pilot = tuple(1 for _ in method.terms)
     standings = [tally.standing(block, pilot, tolerance) for block in blocks]
     seen = sum(layout.size(b) for b in blocks)

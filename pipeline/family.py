@@ -81,7 +81,7 @@ def of_last_step(problem: Any, t: Tensor, x: Tensor) -> Truth:
     return torch.cat(parts).numpy(), 0.0, problem.source
 
 
-SAMPLED = ("atol", "max_paths", "device", "ranks", "oversubscribe")
+SAMPLED = ("atol", "max_paths", "ranks", "oversubscribe")
 """Keys of ``correction`` that belong to means."""
 
 ITERATED = ("max_steps",)
@@ -121,7 +121,7 @@ FAMILIES = (
         objective="path",
         estimator="linearised",
         baselines=("surrogate", "linear", "mlp"),
-        own=("laplacian", "pairs", "points", "gradient", "bounds", *SAMPLED),
+        own=("laplacian", "pairs", "points", "gradient", "bounds", "device", *SAMPLED),
         defect=lambda problem, surrogate, probes: defect(problem, surrogate, probes=probes),
         truth=of_solution,
     ),

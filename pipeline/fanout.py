@@ -20,6 +20,7 @@ from kernels.moments import Moments
 from kernels.streams import Stream
 from pipeline import store
 from pipeline.chunks import POINTS_PER_BLOCK, Chunk
+from pipeline.errors import InputError
 from pipeline.job import RunFolder
 from pipeline.progress import log
 from pipeline.tally import Method, Outcome, Tally, Tolerance, is_met
@@ -47,8 +48,6 @@ class Communicator(Protocol):
     size: int
     place: int
     """Which of the ranks of its machine this is."""
-    neighbours: int
-    """Ranks of its machine, itself included."""
 
     def take(self, total: int) -> Iterator[int]:
         """Indices 0 .. total - 1, each given to exactly one rank, whichever is free."""
@@ -63,7 +62,7 @@ class Alone:
     """One rank in this process."""
 
     rank, size = 0, 1
-    place, neighbours = 0, 1
+    place = 0
 
     def take(self, total: int) -> Iterator[int]:
         return iter(range(total))
@@ -92,7 +91,7 @@ class World:
         self._comm = MPI.COMM_WORLD
         self.rank, self.size = self._comm.rank, self._comm.size
         machine = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.place, self.neighbours = machine.rank, machine.size
+        self.place = machine.rank
         machine.Free()
         self._window = MPI.Win.Allocate(8 if self.rank == 0 else 0, 8, comm=self._comm)
         if self.rank == 0:
@@ -155,7 +154,10 @@ def compute(method: Method, chunk: Chunk, t: torch.Tensor, x: torch.Tensor, seed
     """Moments of one chunk, over its draws."""
     stream = Stream(seed, method.purpose, chunk.block, chunk.term, chunk.index, device=t.device)
     rows = slice(chunk.start, chunk.stop)
-    draws = method.estimator.sample(method.problem, t[rows], x[rows], method.terms[chunk.term], chunk.draws, stream)
+    try:
+        draws = method.estimator.sample(method.problem, t[rows], x[rows], method.terms[chunk.term], chunk.draws, stream)
+    except ValueError as error:
+        raise InputError(f"correction.estimator: {error}") from error
     return Moments.of(draws.cpu().numpy())
 
 

@@ -19,6 +19,9 @@ from pipeline.report import Array, BoundReport, GradientReport, MethodReport, Ra
 from pipeline.tally import Method, Outcome, Tally, replay, within, within_distance
 from pipeline.training import trained_surrogate
 
+PLUG_IN_FREEDOM = 15.0
+"""Degrees of freedom of a plug-in's error: it is the spread of SCRAMBLES = 16 nets."""
+
 DETAIL = {"linear": "driver dropped", "plain": "no surrogate"}
 
 
@@ -35,7 +38,9 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
     reference, reference_error, source = job.family.truth(job.problem, t, x)
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     tally = Tally.read(folder, method)
-    outcome = replay(tally, within(options.rtol, options.atol, base, method.layout), options.max_paths)
+    outcome = replay(
+        tally, within(options.rtol, options.atol, base, method.layout, base_error(surrogate, t, x)), options.max_paths
+    )
     if not outcome.stages:
         raise InputError("no chunk of the correction exists: run `scasml correct` first")
     corrected = base + tally.table(outcome.counts)[0]
@@ -135,7 +140,7 @@ def _estimated(method: Method, outcome: Outcome, offset: Array | None = None) ->
     terms = []
     if uncertain := offset is not None and bool(offset.any()):
         assert offset is not None
-        terms.append((np.zeros_like(offset), offset, np.full_like(offset, np.inf)))
+        terms.append((np.zeros_like(offset), offset, np.full_like(offset, PLUG_IN_FREEDOM)))
     for number in range(len(method.terms)):
         mean, error = tally.term_table(counts, number)
         terms.append((mean, error, tally.freedom(counts, number).reshape(-1, *[1] * len(method.axes))))

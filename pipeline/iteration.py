@@ -16,6 +16,7 @@ from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.errors import InputError
 from pipeline.job import Job, RunFolder
+from pipeline.owned import owner_of
 from pipeline.progress import log
 
 Array = NDArray[np.float64]
@@ -28,6 +29,9 @@ SHOWN_VALUES = 256
 
 SAME = 1e-6
 """How far the values of a state may be from those stored with it: another type of CPU may round otherwise."""
+
+ROUNDING = 1e-11
+"""A relative residual that is left where double precision ends."""
 
 PURPOSES = {"scasml": Purpose.CORRECTION, "plain": Purpose.PLAIN}
 
@@ -45,7 +49,7 @@ class Iteration:
     residuals: Array
     seconds: float
     ended: str
-    """Why there is no further step: "met", "spent", "stagnant", "diverging" or "complete"; empty while there is one."""
+    """Why there is no further step: "met", "spent", "stagnant", "diverging", "rounding" or "complete"; empty while there is one."""
 
     @property
     def steps(self) -> int:
@@ -57,13 +61,15 @@ def path_of(folder: RunFolder, name: str) -> Path:
     return folder.chunks(name) / "iteration.h5"
 
 
-def read_iteration(folder: RunFolder, job: Job, name: str) -> Iteration | None:
-    """What a method has come to; None before its first state is kept. Another job's state is refused with what differs."""
+def read_iteration(folder: RunFolder, job: Job, name: str, owner: str) -> Iteration | None:
+    """What a method has come to; None before its first state is kept. Another job's or surrogate's state is refused."""
     path = path_of(folder, name)
     if not path.exists():
         return None
     store.refuse_foreign(path, "iteration", "correction_hash", job.correction_hash, job.resolved)
     with store.opened(path, "iteration") as file:
+        if str(file.attrs["owner"]) != owner:
+            raise InputError(f"'{path}' belongs to a surrogate with other parameters: delete it and run the job again")
         return Iteration(
             state=store.tree(file, "state"),
             values=store.table(file, "values", "f", None, None),
@@ -74,13 +80,14 @@ def read_iteration(folder: RunFolder, job: Job, name: str) -> Iteration | None:
         )
 
 
-def _save(folder: RunFolder, job: Job, name: str, found: Iteration) -> None:
+def _save(folder: RunFolder, job: Job, name: str, found: Iteration, owner: str) -> None:
     def fill(file: Any) -> None:
         store.put_tree(file, "state", dict(found.state))
         store.put(file, "values", found.values, long_name="values after each step, the surrogate's first", units="1")
         store.put(file, "residuals", found.residuals, long_name="relative residuals after each step", units="1")
 
-    told = {"seconds": found.seconds, "ended": found.ended, "correction_hash": job.correction_hash, "job": job.resolved}
+    told = {"seconds": found.seconds, "ended": found.ended, "owner": owner}
+    told |= {"correction_hash": job.correction_hash, "job": job.resolved}
     store.write(path_of(folder, name), "iteration", fill, told)
 
 
@@ -95,8 +102,8 @@ def iterate(folder: RunFolder, job: Job, surrogate: Any, name: str) -> Iteration
 
     Goes on from the state that an earlier session kept: more steps or a smaller rtol cost what is missing.
     """
-    estimator, problem = job.estimator(), problem_of(job, surrogate, name)
-    found = read_iteration(folder, job, name)
+    estimator, problem, owner = job.estimator(), problem_of(job, surrogate, name), owner_of(job, surrogate, name)
+    found = read_iteration(folder, job, name, owner)
     began = saved = time.perf_counter()
     if found is None:
         try:
@@ -113,17 +120,22 @@ def iterate(folder: RunFolder, job: Job, surrogate: Any, name: str) -> Iteration
         return found
     before, steps = found.seconds, found.steps
     while not (ended := _ending(job, estimator, found)):
-        state = estimator.step(problem, found.state)
+        try:
+            state = estimator.step(problem, found.state)
+        except ValueError as error:
+            raise InputError(f"correction.estimator: {error}") from error
         if state is found.state:
             ended = "complete"
             break
         found = Iteration(state, *_seen(estimator, problem, state, found), before + time.perf_counter() - began, "")
         if time.perf_counter() - saved > SAVE_SECONDS:
-            _save(folder, job, name, found)
+            _save(folder, job, name, found, owner)
             saved = time.perf_counter()
-            log(folder.log, f"{name} {found.steps}/{job.model.correction.max_steps} steps, residual {_worst(found):.1e}")
+            log(folder.log, f"{name} {found.steps}/{job.max_steps} steps, residual {_worst(found):.1e}")
+    if ended == "spent" and job.family.streams and estimator.step(problem, found.state) is found.state:
+        ended = "complete"
     found = replace(found, ended=ended)
-    _save(folder, job, name, found)
+    _save(folder, job, name, found, owner)
     log(folder.log, f"{name}: {found.steps - steps} steps computed, {steps} reused, residual {_worst(found):.1e}, {ended}")
     return found
 
@@ -150,8 +162,8 @@ def _ending(job: Job, estimator: FixedPoint, found: Iteration) -> str:
         return "met"
     verdict = estimator.verdict(found.state)
     if verdict != "converging":
-        return verdict
-    return "spent" if found.steps >= options.max_steps else ""
+        return "rounding" if _worst(found) <= ROUNDING else verdict
+    return "spent" if found.steps >= job.max_steps else ""
 
 
 def _seen(estimator: FixedPoint, problem: Any, state: State, before: Iteration | None) -> tuple[Array, Array]:

@@ -17,11 +17,12 @@ from pipeline.figures import COLOURS, LABELS, PAGE_STYLE, axes, encode
 from pipeline.files import commit
 from pipeline.iteration import Iteration, problem_of, read_iteration
 from pipeline.job import Job, RunFolder
+from pipeline.owned import owner_of
 from pipeline.points import points_of
 from pipeline.report import FIGURES, finite, rms
 from pipeline.report_files import attributes
 from pipeline.tables import cell, columns, notes
-from pipeline.training import trained_surrogate
+from pipeline.training import trained_surrogate, training_flop
 
 Array = NDArray[np.float64]
 
@@ -40,7 +41,7 @@ PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
 
 @dataclass(frozen=True)
 class IteratedMethod:
-    """A fixed-point method: where it ended, and the FLOP of its steps."""
+    """A fixed-point method: where it ended, and the FLOP of its steps and of its surrogate."""
 
     iteration: Iteration
     flop: float
@@ -115,13 +116,16 @@ def fold_iteration(folder: RunFolder, job: Job, *, resumed: int) -> IterationRep
     checkpoint = store.load_checkpoint(folder.surrogate, training_hash=job.training_hash, job=job.resolved)
     methods = {}
     for name, detail in (("scasml", job.model.correction.estimator.name), ("plain", "no surrogate")):
-        found = read_iteration(folder, job, name)
+        found = read_iteration(folder, job, name, owner_of(job, surrogate, name))
         if found is not None and (name == "scasml" or name in job.baselines):
-            methods[name] = IteratedMethod(found, found.steps * estimator.flop(problem_of(job, surrogate, name)), detail)
+            steps = found.steps * estimator.flop(problem_of(job, surrogate, name))
+            methods[name] = IteratedMethod(found, steps + (training_flop(job, surrogate) if name == "scasml" else 0.0), detail)
     if "scasml" not in methods or not methods["scasml"].iteration.ended:
         raise InputError(f"'{folder.path}' holds no finished iteration of this job: run `scasml correct` first")
     reference, _, source = job.family.truth(job.problem, *points_of(job))
-    if job.family.streams and methods["scasml"].iteration.ended != "complete":
+    ended = methods["scasml"].iteration
+    moving = job.family.streams and ended.ended != "complete"
+    if moving or (reference is not None and len(reference) != ended.values.shape[1]):
         reference = None
     return IterationReport(
         job=job.resolved,

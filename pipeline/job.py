@@ -45,6 +45,9 @@ CHOICES = {
 }
 """Keys that name an entry of the catalogue, and the room it stands in; ``problem`` is one more, and may be a file."""
 
+MAX_STEPS = 100
+"""Of an iterated correction, where none are given."""
+
 PROBES = 8
 """Random directions of the Laplacian that planning counts with where a pilot is to choose them."""
 
@@ -72,6 +75,8 @@ class Job:
             data["training"] = {}
         for key in set(family.OWN) - set(self.family.own):
             del data["correction"][key]
+        if self.family.iterated:
+            data["correction"]["max_steps"] = self.max_steps
         data["report"]["baselines"] = list(self.baselines)
         make = self._problem_factory()
         given = {k: v for k, v in data["problem"].items() if k not in ("name", "dim", "file")}
@@ -144,7 +149,9 @@ class Job:
         options = catalogue.checked_options(make, given, "problem")
         problem = catalogue.build(make, "problem", spec.dim, file=file, **options)
         if family.of_record(problem) is None:
-            raise InputError(f"problem: '{spec.name}' returned {type(problem).__name__}; it must return a SemilinearPDE")
+            raise InputError(
+                f"problem: '{spec.name}' returned {type(problem).__name__}; it must return a record of kernels.contracts, such as SemilinearPDE"
+            )
         return problem
 
     @cached_property
@@ -153,6 +160,11 @@ class Job:
         found = family.of_record(self.problem)
         assert found is not None
         return found
+
+    @property
+    def max_steps(self) -> int:
+        """Most steps of an iterated correction."""
+        return self.model.correction.max_steps or MAX_STEPS
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -323,7 +335,9 @@ def _with_defaults(data: Any) -> Any:
     data = json.loads(json.dumps(data))
     for where, name in named.items():
         above, _, key = where.rpartition(".")
-        part = data.setdefault(above, {}) if above else data
+        if above and data.get(above) is None:
+            data[above] = {}
+        part = data[above] if above else data
         if not isinstance(part, dict) or (key == "objective" and not _takes_steps(data)):
             continue
         given = part.get(key)
@@ -350,13 +364,13 @@ def _check_family(job: Job) -> None:
             family.check_served(kind, room, part[key]["name"], where)
     if model.correction.estimator.name == AUTO and "laplacian" not in kind.own:
         raise InputError(f"correction.estimator = 'auto': no pilot chooses for '{model.problem.name}': use {kind.estimator}")
-    for name in sorted(model.correction.model_fields_set & (set(family.OWN) - set(kind.own))):
+    given = {name for name in model.correction.model_fields_set if getattr(model.correction, name) is not None}
+    for name in sorted(given & (set(family.OWN) - set(kind.own))):
         raise InputError(f"correction.{name}: '{model.problem.name}' has nothing for it to act on: leave it out")
     for name in job.baselines:
         if name not in kind.baselines:
-            raise InputError(
-                f"report.baselines = [..., {name}]: there is none for '{model.problem.name}': use {' or '.join(kind.baselines)}"
-            )
+            offered = f"use {' or '.join(kind.baselines)}" if kind.baselines else "leave it out"
+            raise InputError(f"report.baselines = [..., {name}]: there is none for '{model.problem.name}': {offered}")
 
 
 def _check(job: Job) -> None:

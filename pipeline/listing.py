@@ -81,6 +81,8 @@ def entry(room: str, name: str, width: int) -> Iterator[str]:
 
     yield name
     yield from wrapped(summary, then="    ")
+    if room in ("surrogates", "objectives", "estimators"):
+        yield from wrapped(f"works on: {family.served(room, make).__name__}")
     if room in catalogue.PROBLEMS:
         rule, problem = dimensions(make, said)
         yield from wrapped(rule)
@@ -95,6 +97,7 @@ def listing(rooms: list[str], width: int) -> Iterator[str]:
     """Lines about every name of these rooms, under the key that takes it."""
     for room in rooms:
         dim = "dim: ..., " if room in catalogue.PROBLEMS else ""
+        yield f"# {room.replace('_', ' ')}"
         yield f"{KEYS[room]}: {{name: ..., {dim}option: value}}" + ("" if dim else ", or a bare name")
         yield ""
         for name in catalogue.names(room):
@@ -106,8 +109,11 @@ def listing(rooms: list[str], width: int) -> Iterator[str]:
 
 def rooms_for(words: list[str]) -> list[str]:
     """The rooms that words name: 'optimizers', 'optimizer' or 'training.optimizer'; all of them for none."""
-    spellings = {s: room for room in catalogue.ROOMS for s in (room, catalogue.SINGULAR[room], KEYS[room])}
+    spellings: dict[str, list[str]] = {}
+    for room in catalogue.ROOMS:
+        for spelling in dict.fromkeys((room, catalogue.SINGULAR[room], KEYS[room])):
+            spellings.setdefault(spelling, []).append(room)
     for word in words:
         if word not in spellings:
             raise InputError(f"'{word}': no such part of the catalogue.{nearest(word, spellings)}")
-    return list(dict.fromkeys(spellings[word] for word in words)) or list(catalogue.ROOMS)
+    return list(dict.fromkeys(room for word in words for room in spellings[word])) or list(catalogue.ROOMS)

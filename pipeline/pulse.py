@@ -53,7 +53,7 @@ class Watched:
 
     def __init__(self, world: Communicator, file: Path, stall: float) -> None:
         self._world, self.rank, self.size = world, world.rank, world.size
-        self.place, self.neighbours = world.place, world.neighbours
+        self.place = world.place
         self._pulse = Pulse(file, min(stall / 4.0, max(stall / 60.0, world.size / TOUCHES_PER_SECOND)))
 
     def take(self, total: int) -> Iterator[int]:

@@ -194,8 +194,9 @@ class Correction(Record):
     """The same in units of u, for points where u is near 0. Not hashed."""
     max_paths: Annotated[Count, Rule(WHOLE, "1_000_000")] = 1_000_000
     """Most top-level draws, over all points of the run. Not hashed: raise it and only the missing chunks are computed."""
-    max_steps: Annotated[Count, Rule(WHOLE, "100")] = 100
-    """Most steps of a correction that is iterated, as of linear systems; rtol is then the relative residual to stop at. Not hashed."""
+    max_steps: Annotated[Count | None, Rule(f"{WHOLE}, or null", "100")] = None
+    """Most steps of a correction that is iterated, as of linear systems (100); rtol is then the relative residual to stop at.
+    Not hashed, and what is there is kept: fewer steps or a larger rtol than a run has take nothing back."""
     gradient: Annotated[bool, Rule(YES_NO, "true")] = False
     """Also estimate grad u with error bars, from chunks of its own. Not hashed."""
     bounds: Annotated[bool, Rule(YES_NO, "false")] = True

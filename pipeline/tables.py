@@ -134,8 +134,11 @@ def _spaced(parts: Sequence[RenderableType]) -> Group:
 
 ENDED = {
     "spent": "all steps are spent: raise max_steps and run again; no step is repeated",
-    "stagnant": "the residual gets no smaller: this approximate solve is blind to what is left of the error; give it a smoother",
-    "diverging": "the residual grows: the values are those of the smallest one; a flexible Krylov method takes any surrogate",
+    "stagnant": "the residual gets no smaller: what is left of the error is where the surrogate sees nothing; an estimator "
+    "with a smoother, or a better surrogate, goes on",
+    "diverging": "the residual grows: the surrogate is too far off for this estimator; take a better one, or for a linear system "
+    "flexible_krylov with fgmres",
+    "rounding": "the residual stands where double precision ends",
 }
 """How an iteration can end short of its tolerance; a stream that is "complete" has nothing left to take in."""
 

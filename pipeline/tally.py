@@ -232,13 +232,17 @@ def is_met(tally: Tally, counts: Counts, tolerance: Tolerance | None) -> bool | 
     return None if tolerance is None else not any(s.active for s in tally.standings(counts, tolerance))
 
 
-def within(rtol: float | None, atol: float | None, base: Array, layout: Layout) -> Tolerance | None:
-    """Standard error at most max(atol, rtol |u|) at every point, u = base + mean; None where neither is given."""
+def within(rtol: float | None, atol: float | None, base: Array, layout: Layout, error: Array | None = None) -> Tolerance | None:
+    """Standard error at most max(atol, rtol |u|) at every point, u = base + mean; None where neither is given.
+
+    ``error`` is that of the base itself, which leaves less for the mean, and nothing where it is larger.
+    """
     if rtol is None and atol is None:
         return None
 
     def tolerance(block: int, mean: Array) -> Array:
-        return np.maximum(atol or 0.0, (rtol or 0.0) * np.abs(base[layout.rows(block)] + mean))
+        small = np.maximum(atol or 0.0, (rtol or 0.0) * np.abs(base[layout.rows(block)] + mean))
+        return small if error is None else np.sqrt(np.maximum(np.square(small) - np.square(error[layout.rows(block)]), 0.0))
 
     return tolerance
 

@@ -38,3 +38,30 @@ def verdict(progress: Tensor) -> Verdict:
     if growths >= GROWTHS or not math.isfinite(norm):
         return "diverging"
     return "stagnant" if stalls >= STALLS else "converging"
+
+
+PATIENCE = 300
+"""Steps without a smaller residual after which a method whose residual may grow on the way stands."""
+
+FAR = 1e8
+"""Growth over the smallest residual that is no detour any more."""
+
+
+def set_out(norm: Tensor) -> Tensor:
+    """Progress of a method whose residual may grow on the way, (3,): its norm, the smallest yet, steps since then."""
+    return torch.stack((norm, norm, torch.zeros_like(norm)))
+
+
+def moved_on(progress: Tensor, residual_norm: Tensor) -> Tensor:
+    """``set_out`` after a step that left a residual of this norm."""
+    _, smallest, since = progress.tolist()
+    norm = float(residual_norm)
+    return progress.new_tensor([norm, min(norm, smallest), 0.0 if norm < smallest else since + 1.0])
+
+
+def patient_verdict(progress: Tensor) -> Verdict:
+    """What the counts of ``moved_on`` say."""
+    norm, smallest, since = progress.tolist()
+    if not norm <= FAR * smallest:
+        return "diverging"
+    return "stagnant" if since >= PATIENCE else "converging"

@@ -11,7 +11,7 @@ from kernels.axes import Unknowns
 from kernels.contracts import LinearSystem, State, Stream, Verdict
 from kernels.estimators._cycle import Cycle, Smoother, known_solution, smoothing
 from kernels.estimators._fgmres import FGMRES
-from kernels.estimators._progress import advanced, begun, verdict
+from kernels.estimators._progress import moved_on, patient_verdict, set_out
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FlexibleCG:
             "residual": problem.rhs,
             "direction": zero,
             "image": zero,
-            "progress": begun(torch.linalg.vector_norm(problem.rhs)),
+            "progress": set_out(torch.linalg.vector_norm(problem.rhs)),
         }
 
     def step(self, problem: LinearSystem, state: State) -> State:
@@ -56,7 +56,7 @@ class FlexibleCG:
             "residual": residual,
             "direction": p,
             "image": ap,
-            "progress": advanced(state["progress"], torch.linalg.vector_norm(residual)),
+            "progress": moved_on(state["progress"], torch.linalg.vector_norm(residual)),
         }
 
     def value(self, state: State) -> Unknowns:
@@ -70,8 +70,8 @@ class FlexibleCG:
         return self.cycle.flop(problem) + problem.flop() + 14.0 * problem.dim
 
     def verdict(self, state: State) -> Verdict:
-        """Whether the residual falls, stands or grows; that of conjugate gradients may grow on the way."""
-        return verdict(state["progress"])
+        """By the smallest residual: that of conjugate gradients grows on the way, while the error falls."""
+        return patient_verdict(state["progress"])
 
 
 def flexible_krylov(

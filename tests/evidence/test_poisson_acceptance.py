@@ -253,7 +253,8 @@ def test_a_corrected_value_falls_faster_than_surrogate_and_monte_carlo_in_twenty
 
 def test_in_four_dimensions_the_gain_is_a_constant_and_no_rate() -> None:
     slopes, gains = rates(4, [128, 256, 512])
-    assert abs(slopes[2] - slopes[0]) < 1.0 and min(gains) > 0.3
+    # The surrogate itself falls much faster than Monte Carlo here, and a rate is won over that alone.
+    assert slopes[0] < slopes[1] - 0.5 and min(gains) > 1.5
 
 
 def test_walks_correct_a_surrogate_in_a_box() -> None:

@@ -24,8 +24,7 @@ from kernels.poisson import debias_poisson
 from kernels.streams import Stream
 from kernels.surrogates.cosine_features import cosine_features
 from kernels.surrogates.poisson_network import poisson_network
-from pipeline.job import Job, RunFolder
-from pipeline.schema import JobModel
+from pipeline.job import RunFolder, job_from
 from pipeline.training import train_here, trained_surrogate
 
 pytestmark = pytest.mark.unchecked
@@ -395,17 +394,6 @@ def made_double(net: Any) -> Known:
     return Known(wide.value)
 
 
-class OfPoisson(Job):
-    """A job whose problem stands in the room of Poisson problems."""
-
-    def _problem_factory(self) -> Any:
-        return factory("elliptic", self.model.problem.name)
-
-    @property
-    def problem(self) -> Any:
-        return self._problem_factory()(self.model.problem.dim, **self.problem_options)
-
-
 def test_the_training_loop_trains_it_as_it_stands(tmp_path: Path) -> None:
     """100 steps halve the error of the network at least, and what is stored is what was trained."""
     data = {
@@ -419,7 +407,7 @@ def test_the_training_loop_trains_it_as_it_stands(tmp_path: Path) -> None:
             "optimizer": {"name": "soap", "learning_rate": 1e-2},
         },
     }
-    job, folder = OfPoisson(JobModel.model_validate(data), tmp_path), RunFolder(tmp_path)
+    job, folder = job_from(data, tmp_path), RunFolder(tmp_path)
     train_here(folder, job)
     trained = trained_surrogate(folder, job)
     t, x = job.problem.sample_points(200, Stream(0, Purpose.POINTS))

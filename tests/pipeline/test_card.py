@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pipeline.card import card, check_card
 from pipeline.correction import scasml_method
 from pipeline.dag import run
 from pipeline.errors import InputError
+from pipeline.fanout import Alone
 from pipeline.job import Job, job_from
 from pipeline.plan import Candidate
 
@@ -44,12 +46,17 @@ def test_ranks_take_turns_over_the_cards_and_share_the_memory_of_one_evenly(
     shares: list[tuple[float, int]] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"card {index}"))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: shares.append(given))
-    job = asked("cuda")
-    assert [card(job, place, neighbours) for place in range(neighbours)] == [torch.device("cuda", index) for index in taken]
+    job, everyone = asked("cuda"), [f"card {index}" for index in taken]
+    for place, index in enumerate(taken):
+        comm = Alone()
+        monkeypatch.setattr(comm, "place", place)
+        monkeypatch.setattr(comm, "gather", lambda item: everyone)
+        assert card(job, comm) == torch.device("cuda", index)
     assert [index for _, index in shares] == taken
     assert [round(0.9 / share) for share, _ in shares] == parts
-    assert card(asked("cpu"), 0, 1) == torch.device("cpu") and len(shares) == neighbours
+    assert card(asked("cpu"), Alone()) == torch.device("cpu") and len(shares) == neighbours
 
 
 def test_chunks_of_a_gpu_are_not_those_of_a_cpu() -> None:

@@ -273,7 +273,8 @@ def test_every_example_of_a_rule_is_valid(tmp_path: Path) -> None:
             inner = f"{name}: {rule_of(field).example}"
             for part in reversed(path):
                 inner = f"{part}: {{{inner}}}"
-            extra = "" if name in ("name", "problem") else "name: x\nproblem: {name: lqg, dim: 100}\n"
+            problem = "{name: poisson_grid, dim: 49}" if name == "max_steps" else "{name: lqg, dim: 100}"
+            extra = "" if name in ("name", "problem") else f"name: x\nproblem: {problem}\n"
             other = {"name": "problem: {name: lqg, dim: 100}\n", "problem": "name: x\n"}.get(name, "")
             (tmp_path / "job.yaml").write_text(f"{extra}{other}{inner}\n")
             assert load_job(tmp_path / "job.yaml"), inner
@@ -299,7 +300,7 @@ def test_the_catalogue_lists_every_name_with_its_options_and_their_meaning(scasm
             assert re.search(rf"^  {name}$", text, flags=re.M), name
     assert "learning_rate: 0.003 | a number | peak of the schedule, > 0" in text
     problems = scasml("problems").out
-    assert problems in text.replace(text[text.index("surrogate: ") : text.index("Your own equation")], "")
+    assert problems in text.replace(text[text.index("# surrogates") : text.index("Your own equation")], "")
     assert "dim: a whole number from 2 (not 1: the seeded quadratic form couples" in " ".join(problems.split())
     assert "truth: closed form" in problems
     words = " ".join(problems.split())
@@ -307,7 +308,8 @@ def test_the_catalogue_lists_every_name_with_its_options_and_their_meaning(scasm
         "truth: u(0, (50, ..., 50)) alone, 14.68713 +- 0.00036 for dim 100 (Monte Carlo, one standard error); no other" in words
     )
     assert "66.858 +- 0.012 for dim 20" in words and "21.299 +- 0.213 for dim 100 (published" in words
-    assert "none known" not in words
+    assert "none known" not in scasml("catalogue", "equations").out
+    assert "works on: Integral" in text and "works on: SemilinearPDE" in text
     assert scasml("catalogue", "optimizers").out == scasml("catalogue", "training.optimizer").out
     refused = scasml("catalogue", "optimiser")
     assert refused.status == 2 and "Did you mean 'optimizer'?" in refused.err

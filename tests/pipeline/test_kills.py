@@ -153,7 +153,9 @@ def seconds_from(job: Path, run: Path, beginning: str, end: str) -> float:
     return took
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL], ids=lambda n: n.name
+)
 def test_a_signal_in_the_correction_leaves_no_rank_and_a_resumable_run(number: int, trained: Path, undisturbed: Path) -> None:
     run = trained.parent / "run"
     write(trained, TWO)

@@ -111,7 +111,7 @@ def test_a_finished_run_is_left_as_it_is(finished: Path, scasml: Callable[..., A
     assert {p: p.stat().st_mtime_ns for p in (finished / "run").rglob("*.h5")} == before
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_any_number_of_ranks_gives_the_same_bits(ranks: int, finished: Path, tmp_path: Path) -> None:
     job, run = copy(finished, tmp_path)
     shutil.rmtree(run / "chunks")
