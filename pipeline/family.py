@@ -64,7 +64,9 @@ def of_value(problem: Any, t: Tensor, x: Tensor) -> Truth:
 
 def source(problem: Any) -> str:
     """Where the truth of a problem comes from; empty where it is unknown."""
-    return getattr(problem, "source", "") or getattr(getattr(problem, "solution", None), "source", "")
+    # Of Poisson's equation ``source`` is its right-hand side.
+    told = getattr(getattr(problem, "solution", None), "source", None) or getattr(problem, "source", "")
+    return told if isinstance(told, str) else ""
 
 
 def of_vector(problem: Any, t: Tensor, x: Tensor) -> Truth:

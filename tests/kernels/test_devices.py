@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kernels.bounds import _walk, hopf_cole, pathwise, policy
+from kernels.bounds import _walk, policy
 from kernels.contracts import SemilinearPDE, Stream
 from kernels.defect import defect
 from kernels.equations import allen_cahn, black_scholes, default_risk, lqg, viscous_burgers
@@ -69,7 +69,7 @@ def test_draws_are_where_the_points_are(equation: Callable[[int], SemilinearPDE]
 @pytest.mark.parametrize("probes", [None, 2])
 def test_bounds_and_gradients_are_too(probes: int | None) -> None:
     problem, t, x = elsewhere(lqg(DIM), probes=probes)
-    for make in (policy, hopf_cole, pathwise):
+    for make in (policy,):
         bound = make()
         assert bound.sample(problem, t, x, bound.terms[0], 32, Stream(0, 1, device="meta")).device.type == "meta"
     estimator = bismut_elworthy_li()

@@ -140,7 +140,7 @@ def test_adaptive_hutchpp_is_its_literal_transcription() -> None:
     a = random_positive(40)
     for tol in (0.1, 0.02):
         found = trace(a, tol=tol, method="hutchpp", seed=5)
-        literal = literal_adaptive(a, tol, 0.05, Stream(5, Purpose.TRAINING), Stream(5, Purpose.CORRECTION))
+        literal = literal_adaptive(a, tol, 0.025, Stream(5, Purpose.TRAINING), Stream(5, Purpose.CORRECTION))
         assert found.value == pytest.approx(literal[0], rel=1e-10) and found.n_matvec == literal[1]
 
 
