@@ -31,6 +31,7 @@ class BallGreen:
     """
 
     solves: ClassVar[type] = Poisson
+    chunk_draws: ClassVar[int] = 128
     terms: tuple[str, ...] = ("source", "boundary")
     biases: tuple[str, ...] = ()
     optional: ClassVar[Mapping[str, tuple[str, ...]]] = {}
