@@ -1,4 +1,4 @@
-"""A correction that is iterated instead of sampled: its steps, its state between two sessions, and where it ends."""
+"""A correction that is iterated instead of sampled: its steps, its state between two runs, and where it ends."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def problem_of(job: Job, surrogate: Any, name: str) -> Any:
 def iterate(folder: RunFolder, job: Job, surrogate: Any, name: str) -> Iteration | None:
     """Step until the residual is below rtol, gets no smaller, or max_steps are spent; None where the method cannot begin.
 
-    Goes on from the state that an earlier session kept: more steps or a smaller rtol cost what is missing.
+    Goes on from the state that an earlier run kept: more steps or a smaller rtol cost what is missing.
     """
     estimator, problem, owner = job.estimator(), problem_of(job, surrogate, name), owner_of(job, surrogate, name)
     found = read_iteration(folder, job, name, owner)
