@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import EngineError, InputError, NotedSignals
-from pipeline.job import PHASES, Job
+from pipeline.job import Job
 from pipeline.progress import log
+from pipeline.schema import PHASES
 
 PROBE_SECONDS = 5.0
 LOOK_SECONDS = 0.5

@@ -6,6 +6,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,8 +106,6 @@ class Family:
     """Keys of ``correction`` that only some families have, and this one has."""
     streams: bool = False
     """Whether each step takes in new data, with a truth of its own; a report knows that of the last one."""
-    iterated: bool = False
-    """Whether its corrections are fixed points, not means."""
     defect: Callable[[Any, Any, int | None], Any]
     """(problem, surrogate, probes of its Laplacian) -> the problem of the surrogate's error, of the same kind."""
     dimension: str = "point"
@@ -115,6 +114,21 @@ class Family:
     """Where every problem of this kind is evaluated; None where the job says so."""
     truth: Callable[[Any, Tensor, Tensor], Truth]
 
+    @property
+    def iterated(self) -> bool:
+        """Whether its corrections are fixed points, not means."""
+        return self.own == ITERATED
+
+
+fixed_points = partial(Family, own=ITERATED, points=one_row)
+streams = partial(
+    fixed_points,
+    baselines=("plain",),
+    streams=True,
+    defect=lambda p, surrogate, _: snapshots_defect(p, surrogate),
+    truth=of_last_step,
+)
+linear = partial(fixed_points, defect=lambda p, surrogate, _: linear_system_defect(p, surrogate), truth=of_vector)
 
 FAMILIES = (
     Family(
@@ -154,60 +168,17 @@ FAMILIES = (
         points=one_row,
         truth=of_value,
     ),
-    Family(
+    fixed_points(
         record=Eigenproblem,
         surrogate="nystrom_sketch",
         estimator="error_inverse_power",
-        own=ITERATED,
-        iterated=True,
         defect=lambda problem, surrogate, _: eigenproblem_defect(problem, surrogate),
-        points=one_row,
         truth=lambda problem, t, x: (None, 0.0, "") if problem.values is None else (problem.values.numpy(), 0.0, problem.source),
     ),
-    Family(
-        record=LinearSystem,
-        surrogate="learned_solver",
-        estimator="iterative_refinement",
-        own=ITERATED,
-        iterated=True,
-        defect=lambda problem, surrogate, _: linear_system_defect(problem, surrogate),
-        points=one_row,
-        truth=of_vector,
-    ),
-    Family(
-        record=LeastSquares,
-        surrogate="sketched_solver",
-        estimator="sirr",
-        own=ITERATED,
-        iterated=True,
-        defect=lambda problem, surrogate, _: linear_system_defect(problem, surrogate),
-        points=one_row,
-        truth=of_vector,
-    ),
-    Family(
-        record=SnapshotStream,
-        surrogate="initial_modes",
-        estimator="online_dmd",
-        own=ITERATED,
-        baselines=("plain",),
-        streams=True,
-        iterated=True,
-        defect=lambda problem, surrogate, _: snapshots_defect(problem, surrogate),
-        points=one_row,
-        truth=of_last_step,
-    ),
-    Family(
-        record=OperatorStream,
-        surrogate="initial_eigenvectors",
-        estimator="operator_tracking",
-        own=ITERATED,
-        baselines=("plain",),
-        streams=True,
-        iterated=True,
-        defect=lambda problem, surrogate, _: snapshots_defect(problem, surrogate),
-        points=one_row,
-        truth=of_last_step,
-    ),
+    linear(record=LinearSystem, surrogate="learned_solver", estimator="iterative_refinement"),
+    linear(record=LeastSquares, surrogate="sketched_solver", estimator="sirr"),
+    streams(record=SnapshotStream, surrogate="initial_modes", estimator="online_dmd"),
+    streams(record=OperatorStream, surrogate="initial_eigenvectors", estimator="operator_tracking"),
     Family(
         record=Experiment,
         surrogate="no_surrogate",

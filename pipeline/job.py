@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,36 +13,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from kernels.contracts import Surrogate
-from kernels.coupled_streams import MAX_DIM
 from pipeline import catalogue, family
 from pipeline.errors import InputError
 from pipeline.family import Family
 from pipeline.messages import explain, shown
-from pipeline.reading import read_mapping, set_key, variants
-from pipeline.schema import AUTO, DEFAULTS, DomainPoints, JobModel, PointsFile
+from pipeline.reading import holder, read_mapping, set_key, variants
+from pipeline.rules import check, with_defaults
+from pipeline.schema import AUTO, CHOICES, DEFAULTS, PHASES, JobModel, PointsFile
 from pipeline.weights import read_weights
 
 FORMAT = 9
 """Raised when the same job would give other numbers."""
 
-SAMPLE_BLOCK = 32
-"""Training samples that share a random stream: a worker takes whole blocks of the global batch."""
-
 SPLIT = ("workers", "accumulate", "checkpoint_every")
 """Keys of a training that say how its work is split and saved: they leave the samples and their mean as they are."""
-
-PHASES = ("training", "training.then")
-"""Keys of the phases of a training, in order."""
-
-CHOICES = {
-    "surrogate": "surrogates",
-    "training.objective": "objectives",
-    "training.optimizer": "optimizers",
-    "training.then.objective": "objectives",
-    "training.then.optimizer": "optimizers",
-    "correction.estimator": "estimators",
-}
-"""Keys that name an entry of the catalogue, and the room it stands in; ``problem`` is one more, and may be a file."""
 
 MAX_STEPS = 100
 """Of an iterated correction, where none are given."""
@@ -68,7 +51,7 @@ class Job:
         if self.model.training.then is None:
             del data["training"]["then"]
         for where, room in CHOICES.items():
-            part, key = _holder(data, where)
+            part, key = holder(data, where)
             if part is not None:
                 part[key] = self._complete(part[key], room, where)
         if self.learns != "steps":
@@ -257,16 +240,6 @@ class Job:
         return Path("runs") / f"{self.model.name}-{self.correction_hash[:10]}"
 
 
-def _holder(data: Any, where: str) -> tuple[Any, str]:
-    """The mapping that holds a dotted key, None where it is not there, and the key's last part."""
-    *above, key = where.split(".")
-    for part in above:
-        data = data.get(part)
-        if data is None:
-            break
-    return data, key
-
-
 def digest(data: Any) -> str:
     """SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -310,102 +283,14 @@ def load_job(path: str | Path, overrides: dict[str, Any] | None = None) -> Job:
 
 def job_from(data: dict[str, Any], folder: Path, swept: Mapping[str, Any] | None = None) -> Job:
     """A validated job from plain data; ``folder`` is where its relative files lie."""
-    data = _with_defaults(data)
+    data = with_defaults(data)
     try:
         model = JobModel.model_validate(data)
     except ValidationError as error:
         raise InputError(explain(error, data)) from error
     job = Job(model, folder.absolute(), swept or {})
-    _check(job)
+    check(job)
     return job
-
-
-def _with_defaults(data: Any) -> Any:
-    """``data`` with the names that its family takes where it gives none; as it is for what is no job, or a user's own problem."""
-    problem = data.get("problem") if isinstance(data, dict) else None
-    if not isinstance(problem, dict) or problem.get("file") is not None or not isinstance(problem.get("name"), str):
-        return data
-    name = problem["name"]
-    kind = family.of_factory(catalogue.factory(catalogue.problem_room(name, "problem.name"), name, "problem.name"))
-    if kind is None or kind is family.SEMILINEAR:
-        return data
-    named = {"surrogate": kind.surrogate, "correction.estimator": kind.estimator}
-    if kind.objective:
-        named["training.objective"] = kind.objective
-    data = json.loads(json.dumps(data))
-    for where, name in named.items():
-        above, _, key = where.rpartition(".")
-        if above and data.get(above) is None:
-            data[above] = {}
-        part = data[above] if above else data
-        if not isinstance(part, dict) or (key == "objective" and not _takes_steps(data)):
-            continue
-        given = part.get(key)
-        if given is None or (isinstance(given, dict) and "name" not in given):
-            part[key] = {"name": name, **(given or {})}
-    return data
-
-
-def _takes_steps(data: dict[str, Any]) -> bool:
-    surrogate = data["surrogate"]
-    name = surrogate.get("name") if isinstance(surrogate, dict) else surrogate
-    known = catalogue.names("surrogates")
-    return name in known and catalogue.learns(catalogue.factory("surrogates", name, "surrogate")) == "steps"
-
-
-def _check_family(job: Job) -> None:
-    """Refuse parts and keys that are for another kind of problem."""
-    kind, model = job.family, job.model
-    for where, room in CHOICES.items():
-        if room == "optimizers" or (room == "objectives" and job.learns != "steps"):
-            continue
-        part, key = _holder(model.model_dump(), where)
-        if part is not None and part[key]["name"] != AUTO:
-            family.check_served(kind, room, part[key]["name"], where)
-    if model.correction.estimator.name == AUTO and "laplacian" not in kind.own:
-        raise InputError(f"correction.estimator = 'auto': no pilot chooses for '{model.problem.name}': use {kind.estimator}")
-    given = {name for name in model.correction.model_fields_set if getattr(model.correction, name) is not None}
-    for name in sorted(given & (set(family.OWN) - set(kind.own))):
-        raise InputError(f"correction.{name}: '{model.problem.name}' has nothing for it to act on: leave it out")
-    for name in job.baselines:
-        if name not in kind.baselines:
-            offered = f"use {' or '.join(kind.baselines)}" if kind.baselines else "leave it out"
-            raise InputError(f"report.baselines = [..., {name}]: there is none for '{model.problem.name}': {offered}")
-
-
-def _check(job: Job) -> None:
-    """Rules over several keys, and those that need the parts built."""
-    training, points = job.model.training, job.model.correction.points
-    assert job.resolved
-    _check_family(job)
-    assert job.estimator() is not None
-    for where, phase in zip(PHASES, training.phases, strict=False):
-        block = SAMPLE_BLOCK * max(1, training.workers) * phase.accumulate
-        if not phase.batch % block:
-            continue
-        raise InputError(
-            f"{where}.batch = {phase.batch}: should be a multiple of {SAMPLE_BLOCK} x workers x accumulate = {block}, so that every "
-            f"worker gets whole blocks of samples in each part, for example batch: {max(1, round(phase.batch / block)) * block}"
-        )
-    weights = job.model.surrogate.file
-    if weights is not None and not os.path.isfile(job.folder / weights):
-        raise InputError(f"surrogate.file = '{weights}': no such file in '{job.folder}'")
-    if isinstance(points, PointsFile) and not os.path.isfile(job.folder / points.file):
-        raise InputError(f"correction.points.file = '{points.file}': no such file in '{job.folder}'")
-    if job.model.correction.pairs == "quasi" and job.problem.dim > MAX_DIM:
-        raise InputError(
-            f"correction.pairs = 'quasi': Sobol' points have at most {MAX_DIM} coordinates, and problem.dim = {job.problem.dim}; "
-            "use pairs: antithetic"
-        )
-    if points == "reference" and job.family.points is None and not hasattr(job.problem, "start"):
-        raise InputError(
-            f"correction.points = 'reference': '{job.problem.name}' has no reference point; give a number, or a file"
-        )
-    if isinstance(points, DomainPoints) and points.boundary and job.family.points is None and job.problem.boundary_points is None:
-        raise InputError(
-            f"correction.points.boundary = {points.boundary}: '{job.problem.name}' has no boundary_points; "
-            f"use points: {points.interior + points.boundary}"
-        )
 
 
 @dataclass(frozen=True)

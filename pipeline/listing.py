@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import catalogue, family
 from pipeline.errors import InputError, Interrupted, nearest
-from pipeline.job import CHOICES
+from pipeline.schema import CHOICES
 
 KEYS = {**dict.fromkeys(catalogue.PROBLEMS, "problem"), **{room: key for key, room in reversed(CHOICES.items())}}
 """Room -> the first key of a job that names its entries."""

@@ -95,6 +95,16 @@ def set_key(data: dict[str, Any], key: str, value: Any) -> None:
     data[last] = deepcopy(value)
 
 
+def holder(data: Any, where: str) -> tuple[Any, str]:
+    """The mapping that holds a dotted key, None where it is not there, and the key's last part."""
+    *above, key = where.split(".")
+    for part in above:
+        data = data.get(part)
+        if data is None:
+            break
+    return data, key
+
+
 def variants(sweep: Any) -> list[dict[str, Any]]:
     """What each run of a sweep sets: every combination of a mapping's lists, or each mapping of a list as it stands."""
     if sweep is None:

@@ -23,6 +23,22 @@ LARGEST = 10**15
 AUTO = "auto"
 DEFAULTS = {"surrogate": "mlp", "objective": "path", "optimizer": "soap", "estimator": "linearised"}
 
+SAMPLE_BLOCK = 32
+"""Training samples that share a random stream: a worker takes whole blocks of the global batch."""
+
+PHASES = ("training", "training.then")
+"""Keys of the phases of a training, in order."""
+
+CHOICES = {
+    "surrogate": "surrogates",
+    "training.objective": "objectives",
+    "training.optimizer": "optimizers",
+    "training.then.objective": "objectives",
+    "training.then.optimizer": "optimizers",
+    "correction.estimator": "estimators",
+}
+"""Keys that name an entry of the catalogue, and the room it stands in; ``problem`` is one more, and may be a file."""
+
 
 @dataclass(frozen=True)
 class Rule:

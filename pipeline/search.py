@@ -11,7 +11,8 @@ from torch.func import functional_call
 from kernels.contracts import Batch, Searching
 from kernels.streams import Purpose, Stream
 from pipeline.errors import InputError
-from pipeline.job import PHASES, Job
+from pipeline.job import Job
+from pipeline.schema import PHASES
 
 
 class _Residuals(nn.Module):

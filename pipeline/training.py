@@ -22,9 +22,10 @@ from pipeline.errors import EngineError, InputError
 from pipeline.files import commit
 from pipeline.folders import is_run
 from pipeline.gradients import loss_and_gradient
-from pipeline.job import PHASES, SAMPLE_BLOCK, Job, RunFolder
+from pipeline.job import Job, RunFolder
 from pipeline.precision import check_precision, matrix_products
 from pipeline.progress import log
+from pipeline.schema import PHASES, SAMPLE_BLOCK
 from pipeline.search import batch_of
 from pipeline.stages import stage
 from pipeline.team import Solo, Team
