@@ -235,14 +235,17 @@ def is_met(tally: Tally, counts: Counts, tolerance: Tolerance | None) -> bool | 
 def within(rtol: float | None, atol: float | None, base: Array, layout: Layout, error: Array | None = None) -> Tolerance | None:
     """Standard error at most max(atol, rtol |u|) at every point, u = base + mean; None where neither is given.
 
-    ``error`` is that of the base itself, which leaves less for the mean, and nothing where it is larger.
+    ``error`` is that of the base itself, which leaves less for the mean; where it is larger, what no budget meets.
     """
     if rtol is None and atol is None:
         return None
 
     def tolerance(block: int, mean: Array) -> Array:
         small = np.maximum(atol or 0.0, (rtol or 0.0) * np.abs(base[layout.rows(block)] + mean))
-        return small if error is None else np.sqrt(np.maximum(np.square(small) - np.square(error[layout.rows(block)]), 0.0))
+        if error is None:
+            return small
+        left = np.square(small) - np.square(error[layout.rows(block)])
+        return np.sqrt(np.maximum(left, np.square(OUT_OF_REACH * small)))
 
     return tolerance
 
