@@ -232,6 +232,10 @@ def is_met(tally: Tally, counts: Counts, tolerance: Tolerance | None) -> bool | 
     return None if tolerance is None else not any(s.active for s in tally.standings(counts, tolerance))
 
 
+OUT_OF_REACH = 1e-6
+"""Share of a tolerance that no number of draws comes down to."""
+
+
 def within(rtol: float | None, atol: float | None, base: Array, layout: Layout, error: Array | None = None) -> Tolerance | None:
     """Standard error at most max(atol, rtol |u|) at every point, u = base + mean; None where neither is given.
 
