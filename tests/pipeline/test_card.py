@@ -11,6 +11,7 @@ import torch
 from conftest import TINY
 
 from pipeline import cluster
+from pipeline.baselines import linear_method, mlp_method, plain_method
 from pipeline.card import card, check_card
 from pipeline.correction import scasml_method
 from pipeline.dag import run
@@ -60,13 +61,19 @@ def test_ranks_take_turns_over_the_cards_and_share_the_memory_of_one_evenly(
 
 
 def test_chunks_of_a_gpu_are_not_those_of_a_cpu() -> None:
-    owners = []
+    owners: list[set[str]] = []
     for device in ("cpu", "cuda"):
         job = asked(device)
         chosen = Candidate({"name": "linearised", "times": 4, "steps": 1}, 2, "none")
-        owners.append(scasml_method(job, job.surrogate(), 8, chosen).owner)
+        methods = (
+            scasml_method(job, job.surrogate(), 8, chosen),
+            linear_method(job, 8),
+            mlp_method(job, 8, 1, 2),
+            plain_method(job, 8),
+        )
+        owners.append({method.owner for method in methods})
         assert job.correction_hash == asked("cpu").correction_hash
-    assert owners[0] != owners[1]
+    assert len(owners[0]) == len(owners[1]) == 4 and not owners[0] & owners[1]
 
 
 @pytest.mark.gpu

@@ -17,7 +17,9 @@ import yaml
 from conftest import numbers
 from running import execute
 
+from kernels.streams import Purpose
 from pipeline import iteration, run
+from pipeline.baselines import baseline_budget, plain_method
 from pipeline.errors import InputError
 from pipeline.family import FAMILIES
 from pipeline.iteration_report import IterationReport
@@ -85,8 +87,12 @@ def test_a_mean_is_nearer_to_the_truth_than_its_surrogate_and_says_how_near(fami
     summary = json.loads((tmp_path / "run" / "report.json").read_text())
     assert list(summary["methods"]) == ["surrogate", "plain", "scasml"]
     # In whole chunks, as many FLOP as the correction and its surrogate.
-    budget = summary["methods"]["scasml"]["flop"] + training_flop(asked_for, asked_for.surrogate())
+    surrogate, spent = asked_for.surrogate(), summary["methods"]["scasml"]["flop"]
+    budget = baseline_budget(asked_for, surrogate, spent)
+    assert budget == spent + training_flop(asked_for, surrogate) > spent
     assert 0.5 * budget < summary["methods"]["plain"]["flop"] <= budget
+    # On other numbers than the correction: they are to be compared.
+    assert plain_method(asked_for, len(report.t)).purpose is not Purpose.CORRECTION
     with h5py.File(tmp_path / "run" / "report.h5") as file:
         names = (
             {"u_scasml", "u_scasml_se", "u_plain", "x"} if family == "Poisson" else {"value", "value_se", "value_plain", "answer"}
@@ -99,6 +105,10 @@ def test_a_study_of_rates_reports_slopes_with_intervals_beside_the_theory(tmp_pa
     report = run(job(SAMPLED["Experiment"]), tmp_path / "run", progress=False)
     summary = json.loads((tmp_path / "run" / "report.json").read_text())
     assert isinstance(report, Report) and set(summary["rates"]) == {rate.method for rate in report.rates}
+    method = report.methods["scasml"]
+    for number, rate in enumerate(report.rates):
+        rows = report.x[:, 1] == number
+        assert (rate.mean == method.value[rows]).all() and (rate.ns == report.x[rows, 0]).all()
     for rate in summary["rates"].values():
         assert rate["low"] < rate["slope"] < rate["high"] < 0.0
 
@@ -154,12 +164,14 @@ def test_an_approximate_solve_alone_stagnates_and_the_report_says_so(tmp_path: P
 
 def test_what_a_quadrature_leaves_open_is_part_of_the_error_and_of_the_tolerance(tmp_path: Path) -> None:
     small = {"problem": {"name": "sine_product", "dim": 2}, "surrogate": {"name": "nearest_neighbours", "points": 60}}
-    report = run(job(small, rtol=5e-5, max_paths=400_000), tmp_path / "run", progress=False)
+    report = run(job(small, rtol=8e-5, max_paths=400_000), tmp_path / "run", progress=False)
     assert isinstance(report, Report)
     found, asked_for = report.methods["scasml"], job(small)
     surrogate = trained_surrogate(RunFolder(tmp_path / "run"), asked_for)
     left = float(surrogate.plug_in_error(torch.zeros(1), torch.zeros(1, 2)))
-    assert found.se is not None and found.se[0] > left > 5e-5 * found.value[0]
+    assert found.se is not None and found.se[0] > left > 8e-5 * found.value[0]
+    # Its draws alone would meet it.
+    assert found.se[0] ** 2 - left**2 < (8e-5 * found.value[0]) ** 2
     assert report.tolerance_met is False
 
 
@@ -183,7 +195,8 @@ def test_an_iteration_books_its_surrogate_and_draws_its_baseline_by_the_seed(tmp
     report = run(asked_for, tmp_path / "run", progress=False)
     corrected, plain = report.methods["scasml"], report.methods["plain"]
     fit = training_flop(asked_for, asked_for.surrogate())
-    assert corrected.flop > fit > 0.0 and plain.flop < corrected.flop
+    steps = 3.0 * asked_for.estimator().flop(iteration.problem_of(asked_for, asked_for.surrogate(), "scasml"))
+    assert corrected.flop == steps + fit > steps and plain.flop < corrected.flop
     other = job_from({**asked(ITERATED["Eigenproblem"], max_steps=3), "seed": 4}, Path())
     found = run(other, tmp_path / "other", progress=False).methods["plain"].iteration
     assert found.residuals[0].max() != plain.iteration.residuals[0].max()
