@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,7 @@ from kernels.contracts import FixedPoint, LeastSquares, LinearSystem
 from kernels.defect import linear_system_defect
 from kernels.estimators import flexible_krylov, iterative_refinement, sirr
 from kernels.estimators._cycle import Cycle
+from kernels.estimators._progress import moved_on, patient_verdict, set_out
 from kernels.linear_systems import ill_conditioned_least_squares, poisson_grid
 from kernels.refine import refine
 from kernels.streams import Purpose, Stream
@@ -305,3 +307,14 @@ def test_a_learned_solve_is_exact_on_what_it_has_seen() -> None:
 def test_what_cannot_be_served_is_refused_with_its_value(words: str, make: Any) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("norms", "said"),
+    [([1.0, 30.0, 0.5], "converging"), ([1.0, 2e8], "diverging"), ([1.0, math.nan], "diverging"), ([1.0] * 302, "stagnant")],
+)
+def test_a_residual_that_may_grow_on_the_way_is_given_time_and_not_for_ever(norms: list[float], said: str) -> None:
+    progress = set_out(torch.tensor(norms[0], dtype=torch.float64))
+    for norm in norms[1:]:
+        progress = moved_on(progress, torch.tensor(norm, dtype=torch.float64))
+    assert patient_verdict(progress) == said

@@ -311,6 +311,7 @@ def test_the_catalogue_lists_every_name_with_its_options_and_their_meaning(scasm
     assert "none known" not in scasml("catalogue", "equations").out
     assert "works on: Integral" in text and "works on: SemilinearPDE" in text
     assert scasml("catalogue", "optimizers").out == scasml("catalogue", "training.optimizer").out
+    assert {f"  {name}" for name in ("lqg", "sine_product", "deep_ritz")} <= set(scasml("catalogue", "problem").out.splitlines())
     refused = scasml("catalogue", "optimiser")
     assert refused.status == 2 and "Did you mean 'optimizer'?" in refused.err
 
