@@ -254,6 +254,8 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
+    # It would tell workers of a node that is about to go; they save by the clock, and it takes a process for each training.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     workers = max(1, job.model.training.workers)
     storage = folder.path / RAY_STORAGE
     for attempt in range(MAX_FAILURES + 1):

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LONG = {
     "training.workers": 2,
-    "training.steps": 600,
+    "training.steps": 400,
     "training.checkpoint_every": 0.3,
     "correction.laplacian": 8,
     "correction.max_paths": 400_000,
