@@ -123,6 +123,8 @@ def test_ranks_and_a_budget_that_is_raised_later_change_no_bit(family: str, tmp_
     run(job(small, max_paths=half), tmp_path / "one", progress=False)
     run(job(small), tmp_path / "one", progress=False)
     assert numbers(tmp_path / "one") == numbers(tmp_path / "three")
+    one, three = (json.loads((tmp_path / name / "report.json").read_text())["gain"] for name in ("one", "three"))
+    assert one == three and (one is not None) is (family == "Integral")
 
 
 @pytest.mark.parametrize("family", ITERATED)
