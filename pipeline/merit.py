@@ -15,9 +15,9 @@ def rival(summary: Summary) -> str:
 
 def merit(method: Mapping[str, Any], cost: str) -> float | None:
     """rel_se^2 times what was spent, "seconds" of cores or "flop": what more draws do not change."""
-    error, spent = method.get("rel_se"), method.get(cost)
     if cost == "seconds":
         return method.get("merit")
+    error, spent = method.get("rel_se"), method.get(cost)
     return error**2 * spent if error and spent else None
 
 
@@ -35,8 +35,8 @@ def error_gain(summary: Summary) -> float | None:
 
     def work(method: str) -> float | None:
         found = summary["methods"].get(method, {})
-        merit, error = found.get("merit"), found.get("rel_l2")
-        return merit * max(1.0, (error / found["rel_se"]) ** 2) if merit and error else None
+        own, error = merit(found, "seconds"), found.get("rel_l2")
+        return own * max(1.0, (error / found["rel_se"]) ** 2) if own and error else None
 
     ours, plain = work("scasml"), work(rival(summary))
     return plain / ours if ours and plain else None
