@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import numbers
-from test_families import ITERATED, SAMPLED, job
+from test_families import ITERATED, SAMPLED, asked
 
-from pipeline import fanout, iteration, run, store
+from pipeline import fanout, iteration, store
 from pipeline.errors import InputError
 from pipeline.files import TEMPORARY, release
-from pipeline.job import RunFolder
+from pipeline.folders import prepare
+from pipeline.iteration_report import IterationReport
+from pipeline.job import RunFolder, job_from
+from pipeline.launch import correct_stage
+from pipeline.report_files import variables
+from pipeline.results import result
+from pipeline.training import train_stage
 
 pytestmark = pytest.mark.unchecked
 
+NET = {"surrogate": {"width": 16, "depth": 2}, "training": {"steps": 10, "batch": 64}}
 MEANS: dict[str, dict[str, Any]] = {
     "integral": SAMPLED["Integral"],
-    "ball": {**SAMPLED["Poisson"], "correction": {"points": 20, "max_paths": 40_000}},
-    "box": {
-        "problem": {"name": "sine_box", "dim": 2},
-        "surrogate": {"width": 16, "depth": 2},
-        "training": {"steps": 20, "batch": 64},
-        "correction": {"points": 20, "max_paths": 40_000},
-    },
-    "trace": {**SAMPLED["Trace"], "correction": {"max_paths": 1500}},
+    "ball": {"problem": {"name": "cosine_ball", "dim": 3}, **NET, "correction": {"points": 4, "max_paths": 10_000}},
+    "box": {"problem": {"name": "sine_box", "dim": 2}, **NET, "correction": {"points": 4, "max_paths": 10_000}},
+    "trace": {**SAMPLED["Trace"], "correction": {"max_paths": 400}},
 }
 
 
@@ -41,7 +42,7 @@ def killed_at_the_third_save(saver: Any, where: Any, name: str, path_of: Any, pa
     def save(*arguments: Any, **named: Any) -> None:
         path = path_of(*arguments)
         if len(saved) == 2:
-            (path.parent / f".half{TEMPORARY}").write_bytes(path.parent.joinpath(saved[0].name).read_bytes()[:500])
+            (path.parent / f".half{TEMPORARY}").write_bytes(saved[0].read_bytes()[:500])
             raise Killed
         saver(*arguments, **named)
         saved.append(path)
@@ -50,37 +51,52 @@ def killed_at_the_third_save(saver: Any, where: Any, name: str, path_of: Any, pa
     return saved
 
 
-def ends_alike(small: dict[str, Any], folder: Path, whole: Path, lost: Path, **correction: Any) -> None:
-    """Resumed, the bits are those of ``whole``; so they are after a file cut short is refused and deleted."""
-    assert not (folder / "report.h5").exists() and list(folder.rglob(f".*{TEMPORARY}"))
+def corrected(small: dict[str, Any], path: Path, **correction: Any) -> list[bytes]:
+    """Everything that a run of this job computes after its training, without a page."""
+    release()
+    folder = prepare(job_from({**asked(small, **correction), "report": {"baselines": []}}, Path()), path)
+    train_stage(folder, folder.load())
+    correct_stage(folder, folder.load())
+    report = result(folder, folder.load(), resumed=0)
+    if isinstance(report, IterationReport):
+        found = report.methods["scasml"].iteration
+        return [found.values.tobytes(), found.residuals.tobytes(), *(part.numpy().tobytes() for part in found.state.values())]
+    return [values.tobytes() for values in variables(report).values()]
+
+
+def beside(whole: Path, name: str) -> Path:
+    """A folder with the surrogate alone."""
+    (whole.parent / name).mkdir()
+    shutil.copy(whole / "surrogate.h5", whole.parent / name)
+    return whole.parent / name
+
+
+def robbed(small: dict[str, Any], folder: Path, lost: Path, **correction: Any) -> list[bytes]:
+    """A file cut short is refused with the remedy, which helps."""
     lost.write_bytes(lost.read_bytes()[:-700])
-    release()
     with pytest.raises(InputError, match=r"(is cut off|is damaged).*delete it and run the job again"):
-        run(job(small, **correction), folder, progress=False)
+        corrected(small, folder, **correction)
     lost.unlink()
-    release()
-    run(job(small, **correction), folder, progress=False)
-    assert numbers(folder) == numbers(whole)
-    assert not list(folder.rglob(f".*{TEMPORARY}"))
+    return corrected(small, folder, **correction)
 
 
 @pytest.mark.parametrize("family", MEANS)
-def test_a_mean_stopped_between_chunks_and_robbed_of_one_has_the_undisturbed_bits(
+def test_a_mean_killed_between_chunks_and_robbed_of_one_has_the_undisturbed_bits(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = copy.deepcopy(MEANS[family])
-    run(job(small), tmp_path / "whole", progress=False)
+    small = MEANS[family]
+    whole = corrected(small, tmp_path / "whole")
+    run = beside(tmp_path / "whole", "run")
     with monkeypatch.context() as patch:
         # A chunk a wave.
         patch.setattr(fanout, "FIRST_WAVE_FLOP", 1.0)
         patch.setattr(fanout, "WAVE_SECONDS", 1e-9)
         saved = killed_at_the_third_save(store.save_wave, store, "save_wave", lambda path, _: path, patch)
         with pytest.raises(Killed):
-            run(job(small), tmp_path / "run", progress=False)
-    assert {path.parent.name for path in saved} == {"scasml"}
-    ends_alike(small, tmp_path / "run", tmp_path / "whole", saved[0])
-    log = (tmp_path / "run" / "log.txt").read_text()
-    assert ", 1 reused" in log
+            corrected(small, run)
+    assert {path.parent.name for path in saved} == {"scasml"} and list(run.rglob(f".*{TEMPORARY}"))
+    assert robbed(small, run, saved[0]) == whole
+    assert ", 1 reused" in (run / "log.txt").read_text() and not list(run.rglob(f".*{TEMPORARY}"))
 
 
 @pytest.mark.parametrize("family", ["LinearSystem", "SnapshotStream"])
@@ -88,22 +104,19 @@ def test_a_fixed_point_killed_between_two_saves_has_the_undisturbed_bits(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, steps = ITERATED[family], {"max_steps": 8}
-    run(job(small, **steps), tmp_path / "whole", progress=False)
-    for lost in (False, True):
-        folder = tmp_path / f"lost-{lost}"
-        with monkeypatch.context() as patch:
-            # A save a step.
-            patch.setattr(iteration, "SAVE_SECONDS", -1.0)
-            saved = killed_at_the_third_save(
-                iteration._save, iteration, "_save", lambda run, _, name, *__: iteration.path_of(run, name), patch
-            )
-            with pytest.raises(Killed):
-                run(job(small, **steps), folder, progress=False)
-        assert saved == [iteration.path_of(RunFolder(folder), "scasml")] * 2
-        if lost:
-            ends_alike(small, folder, tmp_path / "whole", saved[0], **steps)
-            continue
-        release()
-        run(job(small, **steps), folder, progress=False)
-        assert numbers(folder) == numbers(tmp_path / "whole")
-        assert "scasml: 6 steps computed, 2 reused" in (folder / "log.txt").read_text()
+    whole = corrected(small, tmp_path / "whole", **steps)
+    run = beside(tmp_path / "whole", "run")
+    with monkeypatch.context() as patch:
+        # A save a step.
+        patch.setattr(iteration, "SAVE_SECONDS", -1.0)
+        saved = killed_at_the_third_save(
+            iteration._save, iteration, "_save", lambda folder, _, name, *__: iteration.path_of(folder, name), patch
+        )
+        with pytest.raises(Killed):
+            corrected(small, run, **steps)
+    assert saved == [iteration.path_of(RunFolder(run), "scasml")] * 2
+    shutil.copytree(run, tmp_path / "robbed")
+    assert corrected(small, run, **steps) == whole
+    assert "scasml: 6 steps computed, 2 reused" in (run / "log.txt").read_text()
+    lost = iteration.path_of(RunFolder(tmp_path / "robbed"), "scasml")
+    assert robbed(small, tmp_path / "robbed", lost, **steps) == whole
