@@ -18,10 +18,11 @@ import yaml
 from conftest import numbers
 from running import execute
 
-from kernels.streams import Purpose
+from kernels.streams import Purpose, Stream
 from pipeline import iteration, run
 from pipeline.baselines import baseline_budget, plain_method
 from pipeline.errors import InputError
+from pipeline.estimate import states
 from pipeline.family import FAMILIES
 from pipeline.iteration_report import IterationReport
 from pipeline.job import Job, RunFolder, job_from
@@ -140,10 +141,27 @@ def test_an_iteration_ends_nearer_to_the_truth_and_stopped_half_way_has_the_bits
     assert numbers(tmp_path / "whole") == numbers(tmp_path / "parts")
     found = whole.methods["scasml"].iteration
     assert found.steps == report.methods["scasml"].iteration.steps <= 8
+    asked_for = job(small, max_steps=8)
+    surrogate = trained_surrogate(RunFolder(tmp_path / "whole"), asked_for)
+    held = sum(part.numel() for part in found.state.values())
+    assert 0 <= held - asked_for.estimator().size(iteration.problem_of(asked_for, surrogate, "scasml")) < 10
+    # What is foreseen before any training.
+    assert states(asked_for, asked_for.surrogate()) == 16.0 * asked_for.estimator().size(asked_for.defect(surrogate, None))
     if not whole.streams:
         assert found.residuals[-1].max() < 0.5 * found.residuals[0].max()
     with h5py.File(tmp_path / "whole" / "report.h5") as file:
         assert {"solution", "residual", "reference", "iteration"} <= set(file)
+
+
+@pytest.mark.parametrize("method", ["fcg", "fgmres"])
+def test_the_state_of_a_krylov_method_has_the_size_it_says(method: str) -> None:
+    asked_for = job(ITERATED["LinearSystem"], estimator={"name": "flexible_krylov", "method": method, "memory": 5})
+    estimator, problem, held = asked_for.estimator(), asked_for.problem, []
+    state = estimator.start(problem, Stream(0, Purpose.PLAIN))
+    for _ in range(7):
+        state = estimator.step(problem, state)
+        held.append(sum(part.numel() for part in state.values()))
+    assert 0 <= max(held) - estimator.size(problem) < 10
 
 
 def test_a_smaller_tolerance_costs_the_missing_steps_alone(tmp_path: Path) -> None:
