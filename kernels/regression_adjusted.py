@@ -16,10 +16,7 @@ from kernels.contracts import Integral, Integrand, Purpose, Stream
 from kernels.defect import integral_defect
 from kernels.intervals import student_quantile, welch
 from kernels.surrogates._regression import SCRAMBLES, Regression
-from kernels.tails import FEWEST, hill
-
-NO_VARIANCE = 2.0
-"""Tail index up to which draws have no variance."""
+from kernels.tails import FEWEST, doubts, hill
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,6 @@ def _estimate(fits: Sequence[Regression], parts: Sequence[Tensor], plain: Tensor
     value = plug_in + correction
     alone = math.sqrt(float(plain.var()) / count)
     gain = alone / se if se > 0.0 else math.inf
-    tail, error = hill(plain)
     return Estimate(
         value=value,
         se=se,
@@ -130,20 +126,13 @@ def _estimate(fits: Sequence[Regression], parts: Sequence[Tensor], plain: Tensor
         n_evals=count,
         plug_in_error=quadrature,
         gain=gain,
-        tail_index=tail,
-        warning=_warning(gain, tail, error, quadrature / se if se > 0.0 else 0.0, seen=alone > 0.0),
+        tail_index=hill(plain)[0],
+        warning=_warning(doubts(plain), gain, quadrature / se if se > 0.0 else 0.0),
     )
 
 
-def _warning(gain: float, tail: float, error: float, share: float, *, seen: bool) -> str:
-    out = []
-    if not seen:
-        out.append("f^q took one value only: an event rarer than one in as many points would not have been seen")
-    if tail <= NO_VARIANCE:
-        out.append(
-            f"f^q has tail index {tail:.2f} +- {error:.2f}, no variance up to {NO_VARIANCE:g}: a control variate "
-            "does not improve the rate and the interval is not earned; truncated_monte_carlo reaches the best rate"
-        )
+def _warning(said: list[str], gain: float, share: float) -> str:
+    out = [*said]
     if gain < 1.0:
         out.append(f"gain {gain:.2f}: plain Monte Carlo with as many values of f has a smaller error")
     if share > 0.5:

@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     GRADIENT = 10
     RESAMPLING = 11
     PLAIN = 12
+    TAIL = 13
 
 
 class Stream:

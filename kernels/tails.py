@@ -9,6 +9,9 @@ from torch import Tensor
 FEWEST = 8
 """Draws that a tail can be read off, roughly."""
 
+NO_VARIANCE = 2.0
+"""Tail index up to which draws have no variance."""
+
 
 def hill(draws: Tensor) -> tuple[float, float]:
     """Tail index alpha of |draws|, P(|X| > x) about x^-alpha, and its standard error (Hill 1975).
@@ -29,3 +32,20 @@ def hill(draws: Tensor) -> tuple[float, float]:
         return (math.inf, 0.0) if float(largest[0]) == 0.0 else (0.0, 0.0)
     mean = float((largest[:-1] / largest[-1]).log().mean())
     return (1.0 / mean, 1.0 / (mean * math.sqrt(k))) if mean > 0.0 else (math.inf, 0.0)
+
+
+def doubts(plain: Tensor) -> list[str]:
+    """What draws of f^q say against a control variate and its error bar: sentences, none where nothing speaks against them.
+
+    Of f^q itself and not of f^q - f^^q, whose tail is the same at a singularity, where f^ is bounded: of a nearest neighbour
+    the largest differences are one value of f^ seen again and again, and an index read off them misleads.
+    """
+    if not bool((plain != plain.flatten()[0]).any()):
+        return ["f^q took one value only: an event rarer than one in as many points would not have been seen"]
+    tail, error = hill(plain)
+    if tail > NO_VARIANCE:
+        return []
+    return [
+        f"f^q has tail index {tail:.2f} +- {error:.2f}, no variance up to {NO_VARIANCE:g}: a control variate does not improve "
+        "the rate and the interval is not earned; truncated_monte_carlo reaches the best rate"
+    ]

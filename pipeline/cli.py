@@ -263,7 +263,7 @@ def compare(
 
     Example: scasml compare runs/published_table-* --published jobs/published_table.csv --out figures
     """
-    from pipeline import comparison
+    from pipeline import comparison, merit
     from pipeline.resources import check_writable
     from pipeline.tables import table
 
@@ -283,8 +283,13 @@ def compare(
             if (within := comparison.inference_rate(summary, method)) is not None:
                 text = f"{label}, {method}: relative L2 falls as FLOP^({within}) within the run"
                 console.print(text, markup=False, soft_wrap=True)
-        if (gain := comparison.merit_gain(summary)) is not None:
-            text = f"{label}: plain MLP takes {gain:,.1f} times the core seconds of correction for the same standard error"
+        if (gain := merit.merit_gain(summary)) is not None:
+            plain, work = "MLP", ""
+            if merit.rival(summary) == "plain":
+                plain, work = "Monte Carlo", f"{merit.merit_gain(summary, 'flop') or 0.0:,.1f} times the FLOP and "
+            text = (
+                f"{label}: plain {plain} takes {work}{gain:,.1f} times the core seconds of correction for the same standard error"
+            )
             console.print(text, markup=False, soft_wrap=True)
     for pair in paired:
         gains = ", ".join(f"{norm} {'-' if (r := pair.ratio(norm)) is None else f'{r:,.1f}'}" for norm in comparison.NORMS)

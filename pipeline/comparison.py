@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,6 +16,7 @@ from scipy.stats import t as student
 from pipeline.errors import InputError
 from pipeline.figures import COLOURS, LABELS, axes, png
 from pipeline.files import commit
+from pipeline.merit import Summary, error_gain, merit, merit_gain, rival
 
 PUBLISHED_NAMES = {
     "LCD": "linear_convection_diffusion",
@@ -26,7 +26,6 @@ PUBLISHED_NAMES = {
 }
 PUBLISHED_SURROGATES = {"PINN": "mlp", "GP": "gaussian_process"}
 NORMS = {"rel_l2": "l2", "linf": "linf", "l1": "l1"}
-Summary = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -103,25 +102,31 @@ def published_table(found: Sequence[Pair]) -> str:
     return _grid(titles, map(row, found))
 
 
-def merit_gain(summary: Summary) -> float | None:
-    """Figure of merit of plain MLP over that of the correction: the core seconds it takes more for one standard error.
+def systems_table(summaries: Sequence[Summary]) -> str:
+    """Runs beside plain Monte Carlo: relative errors, its errors over ours, and its squared standard error times cost over ours.
 
-    Training is left out on one side, and on the other what truncation leaves of MLP's bias.
+    Plain Monte Carlo spends the FLOP of the correction and of its surrogate: the two ratios of errors count both, the
+    figures of merit, which more draws do not change, the correction alone.
     """
-    ours, plain = (summary["methods"].get(name, {}).get("merit") for name in ("scasml", "mlp"))
-    return plain / ours if ours and plain else None
 
+    def row(summary: Summary) -> list[str]:
+        ours, plain = (summary["methods"][name] for name in ("scasml", "plain"))
+        ratios = (plain[key] / ours[key] if ours[key] and plain[key] else None for key in ("rel_l2", "rel_se"))
+        gains = (merit_gain(summary, cost) for cost in ("flop", "seconds"))
+        merits = (merit(ours, cost) for cost in ("flop", "seconds"))
+        return [
+            equation(summary),
+            _number(summary["methods"].get("surrogate", {}).get("rel_l2"), ".1e"),
+            _number(plain["rel_l2"], ".1e"),
+            f"**{_number(ours['rel_l2'], '.1e')}**",
+            _number(ours["rel_se"], ".1e"),
+            *(_number(ratio, ",.1f") for ratio in ratios),
+            *(text for pair in zip(merits, gains, strict=True) for text in (_number(pair[0], ".1e"), _number(pair[1], ",.1f"))),
+        ]
 
-def error_gain(summary: Summary) -> float | None:
-    """The same with the error that was made, bias included, where that is more than the standard error."""
-
-    def work(method: str) -> float | None:
-        found = summary["methods"].get(method, {})
-        merit, error = found.get("merit"), found.get("rel_l2")
-        return merit * max(1.0, (error / found["rel_se"]) ** 2) if merit and error else None
-
-    ours, plain = work("scasml"), work("mlp")
-    return plain / ours if ours and plain else None
+    titles = ["system", "surrogate", "plain", "corrected", "its s.e.", "plain's error over it", "plain's s.e. over it"]
+    titles += ["s.e.² × FLOP", "plain's over it", "s.e.² × core s", "plain's over it"]
+    return _grid(titles, map(row, summaries))
 
 
 def reference_table(summaries: Sequence[Summary]) -> str:
@@ -291,6 +296,7 @@ def save(folder: Path, summaries: Sequence[Summary], found: Sequence[Pair]) -> l
             for name, methods in found_rates.items()
         },
         "merit_gains": [merit_gain(s) for s in summaries],
+        "flop_merit_gains": [merit_gain(s, "flop") for s in summaries],
         "inference_rates": [{m: asdict(r) for m in s["methods"] if (r := inference_rate(s, m)) is not None} for s in summaries],
         "ratios": {pair.label: {norm: pair.ratio(norm) for norm in NORMS} for pair in found},
     }
@@ -298,8 +304,12 @@ def save(folder: Path, summaries: Sequence[Summary], found: Sequence[Pair]) -> l
     if found:
         written["published.md"] = published_table(found).encode()
         written["published.png"] = png(ratio_figure(found))
-    if alone := [s for s in summaries if s["points"] == 1]:
+    # Of an iteration nothing is a standard error.
+    sampled = [s for s in summaries if "ended" not in s]
+    if alone := [s for s in sampled if s["points"] == 1 and rival(s) == "mlp"]:
         written["references.md"] = reference_table(alone).encode()
+    if systems := [s for s in sampled if rival(s) == "plain"]:
+        written["systems.md"] = systems_table(systems).encode()
     if fitted:
         written["rates.png"] = png(rate_figure(fitted))
     for name, content in written.items():

@@ -35,8 +35,8 @@ PREDICTION_BLOCKS = 8
 CHUNK_BYTES = 700.0
 """Of one chunk, in its file and in the memory of rank 0."""
 
-STATE_VECTORS = 256
-"""Vectors of the problem's dimension that an iteration is taken to hold: a window of snapshots, or the directions of FGMRES."""
+STATES = 2.0
+"""States of an iteration in memory at once, the last one and the next; in files as many, the correction's and its baseline's."""
 
 CHECKPOINT_BYTES = 24.0
 """Of one parameter, the optimizer's share included."""
@@ -68,6 +68,11 @@ def chunks_needed(job: Job) -> float:
     return job.model.correction.max_paths / method.coupled / method.layout.draws[0] / min(POINTS_PER_BLOCK, points)
 
 
+def states(job: Job, surrogate: Any) -> float:
+    """Bytes of the STATES of an iteration."""
+    return STATES * 8.0 * job.estimator().size(job.defect(surrogate, None))
+
+
 def disk_needed(job: Job) -> float:
     """Bytes that a run is sure to write: checkpoint, points, and the chunks of a budget that no tolerance cuts short."""
     surrogate = job.surrogate()
@@ -75,7 +80,7 @@ def disk_needed(job: Job) -> float:
     size = CHECKPOINT_BYTES * sum(p.numel() for p in surrogate.parameters()) + 8.0 * count(job) * (2.0 * job.problem.dim + 40.0)
     size += sum(float(b.numel() * b.element_size()) for b in surrogate.buffers())
     if job.family.iterated:
-        return size + 2.0 * STATE_VECTORS * 8.0 * job.problem.dim
+        return size + states(job, surrogate)
     return size if _tolerant(job) else size + CHUNK_BYTES * chunks_needed(job)
 
 
@@ -87,7 +92,7 @@ def memory_needed(job: Job, *, on_ray: bool = False) -> float:
     held = sum(4.0 * 6.0 * p.numel() for p in surrogate.parameters())
     held += sum(2.0 * b.numel() * b.element_size() for b in surrogate.buffers())
     if job.family.iterated:
-        return held + working_memory(job, surrogate) + STATE_VECTORS * 8.0 * job.problem.dim
+        return held + working_memory(job, surrogate) + states(job, surrogate)
     points = count(job)
     method = dearest_method(job, surrogate, points)
     rows = POINTS_PER_BLOCK * max(
@@ -133,7 +138,7 @@ def _seconds(flop: float, rate: float, cores: int) -> str:
 def _iterated_cost(job: Job, surrogate: Any, rate: float, memory: str) -> list[tuple[str, str, str, str, str, str]]:
     steps = job.max_steps
     flop = steps * job.estimator().flop(job.defect(surrogate, None))
-    disk = f"{2.0 * STATE_VECTORS * 8.0 * job.problem.dim / 1e6:.1f} MB"
+    disk = f"{states(job, surrogate) / 1e6:.1f} MB"
     return [("correct", f"at most {steps:,} steps", f"at most {flop:.1e}", memory, f"about {disk}", _seconds(flop, rate, 1))]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.plan import AIM
-from pipeline.tables import COLUMNS, cell
+from pipeline.tables import COLUMNS, cell, gained
 
 if TYPE_CHECKING:
     from pipeline.report import Report
@@ -41,7 +41,7 @@ PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
 <style>{{ style|safe }}</style></head><body>
 <h1>{{ title }}</h1>
-<p>{{ points }} points. {{ truth }} {{ tolerance }}</p>
+<p>{{ points }} points. {{ truth }} {{ tolerance }}</p>{% for note in gained %}<p>{{ note }}</p>{% endfor %}
 <table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr{% if row[0] == "scasml" %} class="best"{% endif %}>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}
 </table>
@@ -75,6 +75,7 @@ def page(report: Report) -> str:
         points=len(report.t),
         truth=f"Truth: {report.reference_source}." if report.reference is not None else "No reference solution is known.",
         tolerance=tolerance[report.tolerance_met],
+        gained=gained(summary),
         header=["method", *(title for title, _ in COLUMNS), ""],
         rows=rows,
         terms=[(t.name, t.role, f"{t.mean:+.1e}", f"{t.se:.0e}", f"{t.paths:,}", f"{t.flop:.1e}") for t in report.terms],

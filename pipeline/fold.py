@@ -13,6 +13,7 @@ from pipeline import store
 from pipeline.baselines import baseline_budget, baseline_methods
 from pipeline.correction import base_and_gradient, base_error, base_values, companions, scasml_method
 from pipeline.errors import InputError
+from pipeline.gain import measured_gain
 from pipeline.job import Job, RunFolder
 from pipeline.plan import load_plan
 from pipeline.report import Array, BoundReport, GradientReport, MethodReport, RateReport, Report, TermReport, rms
@@ -34,13 +35,11 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
     if plan is None:
         raise InputError(f"'{folder.path}' holds no pilot of this job: run `scasml correct` first")
     options, confidence = job.model.correction, job.model.report.confidence
-    base = base_values(surrogate, t, x)
+    base, error = base_values(surrogate, t, x), base_error(surrogate, t, x)
     reference, reference_error, source = job.family.truth(job.problem, t, x)
     method = scasml_method(job, surrogate, len(t), plan.chosen)
     tally = Tally.read(folder, method)
-    outcome = replay(
-        tally, within(options.rtol, options.atol, base, method.layout, base_error(surrogate, t, x)), options.max_paths
-    )
+    outcome = replay(tally, within(options.rtol, options.atol, base, method.layout, error), options.max_paths)
     if not outcome.stages:
         raise InputError("no chunk of the correction exists: run `scasml correct` first")
     corrected = base + tally.table(outcome.counts)[0]
@@ -76,7 +75,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         n, _, m = sizes.partition("-")
         detail, pilot = (f"n = {n}, M = {m}", plan.mlp_seconds) if n else (DETAIL[name], 0.0)
         methods[name] = report(baseline, ended, np.zeros_like(base), detail, pilot)
-    methods["scasml"] = report(method, outcome, base, str(plan.chosen), plan.seconds, base_error(surrogate, t, x))
+    methods["scasml"] = report(method, outcome, base, str(plan.chosen), plan.seconds, error)
     bounds, gradient = {}, None
     for companion, share in companions(job, surrogate, len(t), budget):
         own = Tally.read(folder, companion)
@@ -102,6 +101,7 @@ def fold(folder: RunFolder, job: Job, *, resumed: int) -> Report:
         bounds=bounds,
         gradient=gradient,
         rates=_rates(job.problem, methods["scasml"]) if isinstance(job.problem, Experiment) else (),
+        gain=measured_gain(job, surrogate, outcome, error, PLUG_IN_FREEDOM),
         terms=_terms(method, outcome, rms(corrected)),
         plan=plan,
         tolerance_met=outcome.met,

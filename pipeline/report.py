@@ -78,6 +78,24 @@ class RateReport:
 
 
 @dataclass(frozen=True)
+class GainReport:
+    """What the surrogate of an integral gained: how many times as many values of f plain Monte Carlo takes for the same error.
+
+    ``tail_index`` is that of f^q (``kernels.tails``), from ``draws`` values of f whose ``flop`` no method is charged with.
+    """
+
+    value: float
+    """From the variances that were sampled: it means nothing where ``warnings`` say that there is none."""
+    se: float | None
+    tail_index: float
+    tail_index_se: float
+    draws: int
+    flop: float
+    warnings: tuple[str, ...]
+    """Why the control variate cannot help, or its error bar is not earned."""
+
+
+@dataclass(frozen=True)
 class Report:
     """A finished run: points, truth where known, methods, and the training curve."""
 
@@ -97,6 +115,8 @@ class Report:
     gradient: GradientReport | None
     rates: tuple[RateReport, ...]
     """Of a study of rates, a row a method."""
+    gain: GainReport | None
+    """Of an integral."""
     plan: Plan
     tolerance_met: bool | None
     losses: Array
@@ -233,6 +253,7 @@ class Report:
                     for r in self.rates
                     for low, high in [self.rate_interval(r)]
                 },
+                "gain": None if self.gain is None else vars(self.gain),
                 "pilot": [{"candidate": str(c), "work": c.work} for c in self.plan.tried],
                 "reference": None if self.reference is None else self.reference_source,
                 "reference_rel_se": None if self.reference is None else self.reference_error / (rms(self.reference) or np.nan),

@@ -17,9 +17,10 @@ from kernels.contracts import Searching
 from kernels.intervals import student_quantile, welch
 from kernels.scaling_law import Array, Index, ScalingLaw
 from kernels.streams import Purpose, Stream
-from pipeline.comparison import Summary, equation, total_samples
+from pipeline.comparison import equation, total_samples
 from pipeline.errors import InputError
 from pipeline.job import job_from
+from pipeline.merit import Summary
 from pipeline.training import training_flop
 
 CONFIDENCE = 0.9

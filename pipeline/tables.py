@@ -143,6 +143,21 @@ ENDED = {
 """How an iteration can end short of its tolerance; a stream that is "complete" has nothing left to take in."""
 
 
+def gained(summary: Summary) -> list[str]:
+    """Of an integral: what its surrogate gained, or why it cannot gain anything."""
+    gain = summary.get("gain")
+    if gain is None:
+        return []
+    # A ratio of variances that do not exist is no gain.
+    if gain["warnings"] or gain["value"] is None:
+        return [*gain["warnings"]]
+    known = "" if gain["se"] is None else f" +- {gain['se']:,.2f}"
+    return [
+        f"plain Monte Carlo takes {gain['value']:,.2f}{known} times as many values of f for the same standard error, "
+        "those of the surrogate counted"
+    ]
+
+
 def notes(summary: Summary) -> list[str]:
     """What is to be said below the table of a run: the biases, and a tolerance that was not met."""
     said = [
@@ -154,6 +169,7 @@ def notes(summary: Summary) -> list[str]:
         said.append(
             f"{method}: mean squared error falls as n^{rate['slope']:+.3f} [{rate['low']:+.3f}, {rate['high']:+.3f}]{theory}"
         )
+    said += gained(summary)
     for side, bound in summary.get("bounds", {}).items():
         gap = "not known, the surrogate is too far from u for this many draws"
         if bound["gap"] is not None:

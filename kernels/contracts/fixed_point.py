@@ -47,3 +47,7 @@ class FixedPoint(Protocol):
     def flop(self, problem: Any) -> float:
         """Model FLOP of one step."""
         ...
+
+    def size(self, problem: Any) -> int:
+        """Numbers in a state at its largest, but for a few that no dimension counts."""
+        ...

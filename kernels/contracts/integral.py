@@ -25,6 +25,9 @@ class Integrand(Protocol):
 class ControlVariate(Protocol):
     """An approximation f^ of f whose own integral is known: what a defect is formed from."""
 
+    evaluations: int
+    """Values of f that it was made from."""
+
     def values(self, x: Vectors) -> Paths:
         """f^."""
         ...

@@ -95,6 +95,10 @@ class FGMRES:
     def flop(self, problem: LinearSystem) -> float:
         return self.cycle.flop(problem) + problem.flop() + 8.0 * self.memory * problem.dim
 
+    def size(self, problem: LinearSystem) -> int:
+        """``memory`` directions, one more vector of the basis, the solution and the Hessenberg matrix."""
+        return problem.dim * (2 * self.memory + 2) + self.memory * (self.memory + 1)
+
     def verdict(self, state: State) -> Verdict:
         """Whether the residual falls, stands or grows."""
         return verdict(state["progress"])

@@ -123,6 +123,11 @@ class ErrorInversePower:
             pairs * problem.cost + 60.0 * dim * pairs**2 + pairs * (4.0 * dim * rank + 2.0 * dim * pairs * rank + 25.0 * rank**3)
         )
 
+    def size(self, problem: Eigenproblem) -> int:
+        """Vectors and directions with their images, and the sketch's basis."""
+        rank = problem.pairs if problem.known is None else problem.known.basis.shape[1]
+        return problem.dim * (4 * problem.pairs + rank) + problem.pairs + rank
+
 
 def _worst(vectors: Tensor, images: Tensor, values: Tensor) -> Tensor:
     return torch.linalg.vector_norm(eigen_residuals(vectors, images, values), dim=0).max()

@@ -69,6 +69,10 @@ class FlexibleCG:
     def flop(self, problem: LinearSystem) -> float:
         return self.cycle.flop(problem) + problem.flop() + 14.0 * problem.dim
 
+    def size(self, problem: LinearSystem) -> int:
+        """Solution, residual, direction and its image."""
+        return 4 * problem.dim
+
     def verdict(self, state: State) -> Verdict:
         """By the smallest residual: that of conjugate gradients grows on the way, while the error falls."""
         return patient_verdict(state["progress"])

@@ -64,6 +64,10 @@ class IterativeRefinement:
     def flop(self, problem: LinearSystem) -> float:
         return self.cycle.flop(problem) + problem.flop() + 2.0 * problem.dim
 
+    def size(self, problem: LinearSystem) -> int:
+        """Solution, residual and the best solution yet."""
+        return 3 * problem.dim
+
     def verdict(self, state: State) -> Verdict:
         """Whether the residual falls, stands or grows."""
         return verdict(state["progress"])

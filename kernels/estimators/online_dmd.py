@@ -79,6 +79,10 @@ class OnlineDMDSteps:
     def flop(self, problem: SnapshotStream) -> float:
         return 8.0 * problem.dim * self.window * self.rank + 4.0 * problem.dim * self.rank**2 + 30.0 * self.rank**3
 
+    def size(self, problem: SnapshotStream) -> int:
+        """Both snapshots of the window's pairs, the basis and the operator in it."""
+        return problem.dim * (2 * self.window + self.rank) + self.rank**2
+
     def _weights(self, seen: int) -> torch.Tensor:
         return window_weights(self.window, seen - 1, self.forgetting)
 

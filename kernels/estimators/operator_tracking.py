@@ -82,6 +82,10 @@ class OperatorTracking:
         n, r = float(problem.dim), float(self.rank)
         return (2.0 if self.ritz else 1.0) * r * problem.flop() + (14.0 if self.ritz else 10.0) * n * r**2
 
+    def size(self, problem: OperatorStream) -> int:
+        """The basis and its values."""
+        return (problem.dim + 1) * self.rank
+
 
 def operator_tracking(*, rank: int = 10, ritz: bool = True) -> OperatorTracking:
     """Eigenpairs of a slowly moving symmetric operator, corrected to first order at each step.

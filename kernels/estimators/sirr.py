@@ -74,6 +74,10 @@ class SIRR:
         solves = 1 if self.form == "momentum" else 2**self.depth
         return solves * (_known(problem)[0].cost + 2.0 * problem.flop()) + 4.0 * problem.dim
 
+    def size(self, problem: LeastSquares) -> int:
+        """Solution, increment and gradient."""
+        return 3 * problem.dim
+
     def verdict(self, state: State) -> Verdict:
         """Whether |A^T (b - A x)| falls, stands or grows."""
         return verdict(state["progress"])

@@ -71,6 +71,7 @@ class Shifted:
 
     problem: Integral
     size: float
+    evaluations: int = 0
 
     def values(self, x: Tensor) -> Tensor:
         return self.problem.integrand(x) + self.size * torch.cos(2.0 * math.pi * x).sum(-1)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline import comparison
+from pipeline.merit import error_gain, merit_gain
 
 TRAINED = {"steps": 10, "batch": 32}
 
@@ -87,16 +88,38 @@ def at_one_point() -> dict[str, Any]:
 
 
 def test_runs_at_one_point_are_set_beside_their_references(tmp_path: Path) -> None:
-    assert comparison.merit_gain(at_one_point()) == pytest.approx(250.0)
+    assert merit_gain(at_one_point()) == pytest.approx(250.0)
     # MLP is three of its standard errors off, the correction two.
-    assert comparison.error_gain(at_one_point()) == pytest.approx(250.0 * 9.0 / 4.0)
-    assert comparison.merit_gain(summary()) is None and comparison.error_gain(summary()) is None
+    assert error_gain(at_one_point()) == pytest.approx(250.0 * 9.0 / 4.0)
+    assert merit_gain(summary()) is None and error_gain(summary()) is None
     files = comparison.save(tmp_path, [at_one_point(), summary()], [])
     assert [file.name for file in files] == ["comparison.json", "references.md"]
     *_, row = files[1].read_text().splitlines()
     assert [c.strip() for c in row.strip("|").split("|")] == [
         "lqg (dim 20)", "-", "1.0e-02", "3.0e-03", "**2.0e-04**", "1.0e-04", "-", "1.0e-05", "14", "3.3", "2.0e-08", "250", "562"
     ]  # fmt: skip
+
+
+def test_other_systems_are_set_beside_plain_monte_carlo_in_flop_and_core_seconds(tmp_path: Path) -> None:
+    run = summary("sine_product", dim=2)
+    run["methods"] = {
+        "surrogate": {"rel_l2": 1e-2, "paths": None},
+        "plain": {"rel_l2": 4e-3, "rel_se": 1e-3, "merit": 1e-6, "flop": 3e6, "paths": 10},
+        "scasml": {"rel_l2": 2e-4, "rel_se": 1e-4, "merit": 2e-8, "flop": 1e6, "paths": 10},
+    }
+    # (1e-3)^2 x 3e6 over (1e-4)^2 x 1e6, and 1e-6 over 2e-8; plain is four standard errors off, the correction two.
+    assert merit_gain(run, "flop") == pytest.approx(300.0)
+    assert merit_gain(run) == pytest.approx(50.0)
+    assert error_gain(run) == pytest.approx(50.0 * 16.0 / 4.0)
+    iterated = {**summary("poisson_grid"), "points": 1, "ended": "met"}
+    for points in (1, 100):
+        files = comparison.save(tmp_path, [{**run, "points": points}, iterated], [])
+        assert [file.name for file in files] == ["comparison.json", "systems.md"]
+    *_, row = files[1].read_text().splitlines()
+    assert [c.strip() for c in row.strip("|").split("|")] == [
+        "sine_product (dim 2)", "1.0e-02", "4.0e-03", "**2.0e-04**", "1.0e-04", "20.0", "10.0", "1.0e-02", "300.0", "2.0e-08", "50.0"
+    ]  # fmt: skip
+    assert json.loads(files[0].read_text())["flop_merit_gains"] == [pytest.approx(300.0), None]
 
 
 def test_a_published_row_stands_beside_ours_with_the_gain_in_every_norm() -> None:

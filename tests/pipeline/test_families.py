@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,11 @@ import yaml
 from conftest import numbers
 from running import execute
 
-from kernels.streams import Purpose
+from kernels.streams import Purpose, Stream
 from pipeline import iteration, run
 from pipeline.baselines import baseline_budget, plain_method
 from pipeline.errors import InputError
+from pipeline.estimate import states
 from pipeline.family import FAMILIES
 from pipeline.iteration_report import IterationReport
 from pipeline.job import Job, RunFolder, job_from
@@ -123,6 +125,8 @@ def test_ranks_and_a_budget_that_is_raised_later_change_no_bit(family: str, tmp_
     run(job(small, max_paths=half), tmp_path / "one", progress=False)
     run(job(small), tmp_path / "one", progress=False)
     assert numbers(tmp_path / "one") == numbers(tmp_path / "three")
+    one, three = (json.loads((tmp_path / name / "report.json").read_text())["gain"] for name in ("one", "three"))
+    assert one == three and (one is not None) is (family == "Integral")
 
 
 @pytest.mark.parametrize("family", ITERATED)
@@ -137,10 +141,27 @@ def test_an_iteration_ends_nearer_to_the_truth_and_stopped_half_way_has_the_bits
     assert numbers(tmp_path / "whole") == numbers(tmp_path / "parts")
     found = whole.methods["scasml"].iteration
     assert found.steps == report.methods["scasml"].iteration.steps <= 8
+    asked_for = job(small, max_steps=8)
+    surrogate = trained_surrogate(RunFolder(tmp_path / "whole"), asked_for)
+    held = sum(part.numel() for part in found.state.values())
+    assert 0 <= held - asked_for.estimator().size(iteration.problem_of(asked_for, surrogate, "scasml")) < 10
+    # What is foreseen before any training.
+    assert states(asked_for, asked_for.surrogate()) == 16.0 * asked_for.estimator().size(asked_for.defect(surrogate, None))
     if not whole.streams:
         assert found.residuals[-1].max() < 0.5 * found.residuals[0].max()
     with h5py.File(tmp_path / "whole" / "report.h5") as file:
         assert {"solution", "residual", "reference", "iteration"} <= set(file)
+
+
+@pytest.mark.parametrize("method", ["fcg", "fgmres"])
+def test_the_state_of_a_krylov_method_has_the_size_it_says(method: str) -> None:
+    asked_for = job(ITERATED["LinearSystem"], estimator={"name": "flexible_krylov", "method": method, "memory": 5})
+    estimator, problem, held = asked_for.estimator(), asked_for.problem, []
+    state = estimator.start(problem, Stream(0, Purpose.PLAIN))
+    for _ in range(7):
+        state = estimator.step(problem, state)
+        held.append(sum(part.numel() for part in state.values()))
+    assert 0 <= max(held) - estimator.size(problem) < 10
 
 
 def test_a_smaller_tolerance_costs_the_missing_steps_alone(tmp_path: Path) -> None:
@@ -266,6 +287,8 @@ def test_the_command_checks_lists_and_compares_them(tmp_path: Path, scasml: Call
         run(job({**SAMPLED, **ITERATED}[name]), tmp_path / name, progress=False)
     done = scasml("compare", tmp_path / "Integral", tmp_path / "LinearSystem", "--out", tmp_path / "both")
     assert done.status == 0 and "residual" in done.out, done.out + done.err
+    assert re.search(r"Integral: plain Monte Carlo takes [\d,.]+ times the FLOP and [\d,.]+ times the core seconds", done.out)
+    assert "| sine_product (dim 2, " in (tmp_path / "both" / "systems.md").read_text()
     for name in ("Integral", "LinearSystem"):
         assert scasml("inspect", tmp_path / name / "report.h5").status == 0
 

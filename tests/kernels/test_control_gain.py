@@ -1,0 +1,48 @@
+"""What a control variate gains: by definition, with the spread it says, and with what speaks against it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kernels.control_gain import control_gain
+from kernels.streams import Stream
+from kernels.tails import doubts
+
+
+def test_a_gain_has_the_mean_and_the_spread_it_says() -> None:
+    """400 repetitions of 500 exponential draws and 12 groups: mean within 4 s.e. of 5.4 %, spread within 20 % (s.d. 4 %)."""
+    found = []
+    for seed in range(400):
+        stream = Stream(seed, 1)
+        plain = -2.0 * stream.uniform(500, dtype=torch.float64).log()
+        spreads = 0.01 * stream.normal(12, 100, dtype=torch.float64).var(1).numpy()
+        net = 1e-3 * math.sqrt(float(stream.normal(15, dtype=torch.float64).square().mean()))
+        found.append(control_gain(plain, spreads, 1200, 800, (net, 15.0)))
+    values, errors = np.array(found).T
+    truth = 4.0 / 2000 / (0.01 / 1200 + 1e-6)
+    # Of the mean of a ratio the second order is left, E (e^2)^2/left^2 the largest part of it.
+    assert values.mean() == pytest.approx(truth, rel=0.03)
+    assert errors.mean() == pytest.approx(values.std(), rel=0.2)
+
+
+def test_a_gain_counts_what_the_surrogate_was_made_from_and_is_none_where_nothing_varies() -> None:
+    draws, spreads = torch.tensor([-1.0, 1.0] * 50), np.array([0.5, 0.5])
+    one, half = (control_gain(draws, spreads, 1000, count, (0.0, 15.0))[0] for count in (0, 1000))
+    assert one == pytest.approx(2.0 * 100 / 99) and half == pytest.approx(one / 2.0)
+    assert math.isnan(control_gain(draws, 0.0 * spreads, 1000, 0, (0.0, 15.0))[0])
+    assert math.isnan(control_gain(0.0 * draws, spreads, 1000, 0, (0.0, 15.0))[0])
+    value, error = control_gain(draws, spreads[:1], 1000, 0, (0.0, 15.0))
+    assert value == one and math.isnan(error)
+
+
+def test_draws_are_doubted_where_they_have_no_variance_or_never_vary() -> None:
+    u = Stream(0, 1).uniform(10_000, dtype=torch.float64)
+    assert doubts(u) == doubts(u**-0.25) == []
+    (said,) = doubts(u**-0.7)
+    assert "no variance" in said and "truncated_monte_carlo" in said
+    (said,) = doubts(torch.zeros(100))
+    assert "one value only" in said
