@@ -145,7 +145,7 @@ def _network(weights: list[Tensor] | list[nn.Parameter], a: Tensor) -> Tensor:
 def solver_network(problem: LinearSystem, *, seed: int, pairs: int = 100, width: int = 128, steps: int = 500) -> SolverNetwork:
     """Approximate inverse of A, a network between the principal components of ``pairs`` solutions, for A near symmetric.
 
-    It is not linear: plain conjugate gradients and GMRES with it are wrong, fcg and fgmres are right. ``seed`` is unused:
+    It is not linear: plain conjugate gradients and GMRES promise nothing with it, fcg and fgmres are right. ``seed`` is unused:
     all that is random is drawn by ``fit``.
 
     :param pairs: solved systems to learn from, from 1 to dim

@@ -157,7 +157,7 @@ def test_a_trained_network_alone_stagnates_and_says_so(pairs: int, networks: dic
         state = method.step(problem, state)
     error = float((method.value(state) - POISSON.solution).norm() / POISSON.solution.norm())
     print(f"\nnetwork alone, {pairs} pairs: error {first:.4f} at first, {error:.4f} after 200 steps")
-    assert method.verdict(state) == "stagnant" and error > 0.5 * first
+    assert method.verdict(state) == "stagnant" and error > 0.95 * first
 
 
 @pytest.mark.parametrize("pairs", PAIRS)
