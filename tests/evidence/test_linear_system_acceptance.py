@@ -24,7 +24,7 @@ from kernels.estimators._cycle import Cycle
 from kernels.linear_systems import ill_conditioned_least_squares, poisson_grid
 from kernels.refine import refine
 from kernels.streams import Purpose, Stream
-from kernels.surrogates import perturbed_inverse, sketched_solver
+from kernels.surrogates import perturbed_inverse, sketched_solver, solver_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.unchecked]
 
@@ -132,6 +132,69 @@ def test_a_nonlinear_solve_needs_a_flexible_method(galerkins: dict[int, LinearSy
     print(f"\nnonlinear B: refinement {refinement}, PCG {pcg}, FCG(1) {fcg}, FGMRES {fgmres}, SciPy gcrotmk {scipy}")
     assert fcg <= 0.5 * pcg and fgmres <= 0.5 * pcg
     assert abs(fgmres - scipy) <= 1
+
+
+def network(pairs: int, steps: int = 500) -> LinearSystem:
+    """The defect of a network trained on so many pairs, the same as those of the regressions."""
+    surrogate = solver_network(POISSON, seed=0, pairs=pairs, steps=steps)
+    errors = surrogate.fit(Stream(1, Purpose.TRAINING))
+    print(f"\nnetwork of {pairs} pairs: held-out error {errors[0]:.4f} at first, {errors[-1]:.4f} after {steps} steps")
+    return linear_system_defect(POISSON, surrogate)
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[int, LinearSystem]:
+    return {pairs: network(pairs) for pairs in PAIRS}
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_a_trained_network_alone_stagnates_and_says_so(pairs: int, networks: dict[int, LinearSystem]) -> None:
+    method, problem = iterative_refinement(smoother="none"), networks[pairs]
+    assert POISSON.solution is not None and problem.known is not None
+    first = float((problem.known.solution - POISSON.solution).norm() / POISSON.solution.norm())
+    state = method.start(problem, Stream(0, 0))
+    for _ in range(200):
+        state = method.step(problem, state)
+    error = float((method.value(state) - POISSON.solution).norm() / POISSON.solution.norm())
+    print(f"\nnetwork alone, {pairs} pairs: error {first:.4f} at first, {error:.4f} after 200 steps")
+    assert method.verdict(state) == "stagnant" and error > 0.95 * first
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_a_trained_network_with_jacobi_sweeps_needs_no_more_cycles_than_a_regression(
+    pairs: int, networks: dict[int, LinearSystem], regressions: dict[int, LinearSystem]
+) -> None:
+    found = []
+    for sweeps in (4, 9, 24):
+        method = iterative_refinement(sweeps=sweeps)
+        found.append((followed(method, networks[pairs])[0], followed(method, regressions[pairs])[0]))
+    print(f"\n{pairs} pairs, 4, 9 and 24 sweeps: (network, regression) cycles {found}")
+    assert all(trained <= 0.8 * regressed for trained, regressed in found)
+
+
+def test_a_trained_network_saves_krylov_steps(networks: dict[int, LinearSystem], regressions: dict[int, LinearSystem]) -> None:
+    plain = followed(flexible_krylov(method="fcg", smoother="none"), POISSON)[0]
+    gmres = followed(flexible_krylov(smoother="none", memory=300), POISSON)[0]
+    fcg = [followed(flexible_krylov(method="fcg", symmetric=True), networks[pairs])[0] for pairs in PAIRS]
+    fgmres = [followed(flexible_krylov(), networks[pairs])[0] for pairs in PAIRS]
+    regressed = [followed(flexible_krylov(), regressions[pairs])[0] for pairs in PAIRS]
+    print(f"\nCG {plain}, GMRES {gmres}; network in two-level FCG {fcg}, FGMRES {fgmres}; regression in FGMRES {regressed}")
+    assert plain >= 5.0 * fcg[0] and plain >= 9.0 * fcg[1]
+    assert gmres >= 2.5 * fgmres[0] and gmres >= 4.5 * fgmres[1]
+
+
+def test_plain_conjugate_gradients_fail_with_a_network_that_is_trained_briefly(networks: dict[int, LinearSystem]) -> None:
+    """Trained to the end it is all but linear and symmetric, and forgives them: what that is worth is not known beforehand."""
+    cycle = Cycle(1, 1)
+    for pairs in PAIRS:
+        for words, problem in (("30 steps", network(pairs, 30)), ("500 steps", networks[pairs])):
+            # From x = 0, as the textbook's.
+            zero = known(POISSON, problem.known.solve)  # type: ignore[union-attr]
+            pcg = literal_pcg(POISSON, lambda r, zero=zero: cycle(zero, r))  # type: ignore[misc]
+            fcg = followed(flexible_krylov(method="fcg", symmetric=True), zero)[0]
+            fgmres = followed(flexible_krylov(symmetric=True), zero)[0]
+            print(f"\nnetwork of {pairs} pairs, {words}: PCG {pcg}, FCG(1) {fcg}, FGMRES {fgmres}")
+            assert max(fcg, fgmres) <= (0.5 * pcg if words == "30 steps" else 1.1 * pcg)
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.1])
