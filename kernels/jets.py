@@ -7,7 +7,6 @@ network is given is its first pre-activation, so that no sparse or rank-one inpu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 
 import torch
 from jaxtyping import Float
@@ -86,4 +85,10 @@ def jet_in_parts(
         jet(t[i : i + rows], x[i : i + rows], None if directions is None else directions[i : i + rows])
         for i in range(0, t.shape[0], rows)
     ]
-    return Jet(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Jet)))
+    columns = (
+        [part.value for part in parts],
+        [part.dt for part in parts],
+        [part.gradient for part in parts],
+        [part.laplacian for part in parts],
+    )
+    return Jet(*(torch.cat(column) for column in columns))

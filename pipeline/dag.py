@@ -21,6 +21,7 @@ from torch import nn
 from pipeline import training
 from pipeline.card import check_card
 from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, check_gpus, slurm_hosts, until_answers, until_joined
+from pipeline.compiling import check_compiler
 from pipeline.correction import check_estimator, check_kinks, check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method, memory_needed
@@ -33,6 +34,7 @@ from pipeline.precision import check_precision
 from pipeline.progress import followed, log
 from pipeline.resources import check_resources, check_writable
 from pipeline.results import AnyReport, result, save
+from pipeline.schema import PHASES
 from pipeline.search import check_search
 from pipeline.stages import begun, interruptions, stage
 from pipeline.team import Overlapped, Together
@@ -58,6 +60,9 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
             check_search(job, job.optimizer(surrogate.parameters(), n), objectives[n], n)
         if not on_ray:
             check_precision(training.named_precisions(job), torch.device("cpu"))
+            for n in phases:
+                if job.model.training.phases[n].compile:
+                    check_compiler(f"{PHASES[n]}.compile", torch.device("cpu"))
     check_kinks(job, surrogate)
     points = count(job)
     if here:

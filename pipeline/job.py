@@ -50,6 +50,10 @@ class Job:
         self._check_learning()
         if self.model.training.then is None:
             del data["training"]["then"]
+        for where in PHASES:
+            phase, _ = holder(data, f"{where}.compile")
+            if phase is not None and not phase["compile"]:
+                del phase["compile"]
         for where, room in CHOICES.items():
             part, key = holder(data, where)
             if part is not None:

@@ -121,6 +121,8 @@ class _Steps(Record):
     """Decay of an exponential moving average of the parameters, with which the phase ends; null ends with the last ones."""
     precision: Annotated[Literal["float32", "tf32"], Rule("float32 or tf32", "float32", ("float32", "tf32"))] = "float32"
     """Arithmetic of the loss's matrix products: `tf32`, of GPUs alone, returns to `float32` for the last fifth of the steps."""
+    compile: Annotated[bool, Rule(YES_NO, "true")] = False
+    """Compile the loss by torch.compile, which needs a C++ compiler: up to a minute, then steps up to twice as fast. Last bits differ."""
 
     _named = field_validator("objective", "optimizer", mode="before")(_as_choice)
 

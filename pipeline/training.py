@@ -18,6 +18,7 @@ from kernels.contracts import Fitted, Searching, Surrogate
 from kernels.streams import Purpose, Stream
 from pipeline import store
 from pipeline.averaging import Average
+from pipeline.compiling import check_compiler, compiled
 from pipeline.errors import EngineError, InputError
 from pipeline.files import commit
 from pipeline.folders import is_run
@@ -120,7 +121,9 @@ def train(
             optimizer.load_state_dict(resumed.optimizer)
             if weighting is not None:
                 weighting.load_state_dict(resumed.objective)
-        loss_module = team.wrap(objective)
+        if phase.compile:
+            check_compiler(f"{PHASES[number]}.compile", device)
+        loss_module = team.wrap(compiled(objective) if phase.compile else objective)
         for within in range(done, phase.steps):
             step = first - phase.steps + within
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):

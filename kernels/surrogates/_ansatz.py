@@ -40,7 +40,10 @@ def _before(problem: SemilinearPDE, t: Paths) -> Paths:
 
 def _met(problem: SemilinearPDE, t: Paths, x: Vectors, p: Paths) -> Paths:
     """The profile at the times themselves, ``p`` having been taken at those of ``_before``: g at T."""
-    if problem.profile is None or not bool((late := t > problem.horizon * (1.0 - SOON)).any()):
+    if problem.profile is None:
+        return p
+    late = t > problem.horizon * (1.0 - SOON)
+    if not torch.compiler.is_compiling() and not bool(late.any()):
         return p
     return torch.where(late, profile(problem, t, x), p)
 

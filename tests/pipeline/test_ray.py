@@ -20,7 +20,7 @@ import psutil
 import pytest
 import yaml
 from ray_head import ray_head
-from running import TWO, all_gone, counts, execute, family, free_port, log_of, marks, ranks, started, stop
+from running import TWO, all_gone, counts, execute, family, free_port, log_of, marks, ranks, started, stop, until
 from test_bad_input import write
 
 from pipeline import cluster as ray_cluster
@@ -122,6 +122,7 @@ def stopped(stage: str, number: int, job: Path, run: Path, moment: str = "") -> 
     return children
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_stopped_training_on_a_cluster_of_its_own_goes_on_there_to_the_inline_bits(fresh: Path, undisturbed: Path) -> None:
     run = fresh.parent / "run"
@@ -159,19 +160,26 @@ def train_workers(cluster: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(400)
-def test_on_a_cluster_that_lives_on_a_signal_ends_the_training_and_a_killed_worker_does_not(
-    cluster: subprocess.Popen[str], fresh: Path, undisturbed: Path
+def test_a_training_loses_a_worker_and_is_stopped_on_a_cluster_that_lives_on_and_ends_on_its_own_with_the_inline_bits(
+    cluster: subprocess.Popen[str], fresh: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = fresh.parent / "run"
-    stopped("train", signal.SIGINT, fresh, run)
-    assert all_gone(train_workers(cluster), run) and cluster.poll() is None
-    process = started(fresh, run, r"training resumes at step [1-9]")
+    process = started(fresh, run, MOMENTS["train"])
+    checkpointed(process, run)
     train_workers(cluster)[-1].kill()
-    _, shown = process.communicate(timeout=200)
-    assert process.returncode == 0, shown[-1000:]
-    _, failed, after = log_of(run).partition("a training worker failed")
-    assert failed and re.search(r"training resumes at step [1-9]", after)
+    again = re.compile(r"(?s)a training worker failed.*training resumes at step [1-9]")
+    until(lambda: again.search(log_of(run)) or process.poll() is not None, 120.0)
+    status, shown = stop(process, signal.SIGINT, group=True)
+    assert status == 3 and "Traceback" not in shown and "run the same command again" in shown
+    assert marks(run)[-1] == "train began" and not (run / "report.h5").exists()
+    assert all_gone(train_workers(cluster), run) and cluster.poll() is None
+    monkeypatch.delenv("RAY_ADDRESS")
+    found = execute(fresh, run, timeout=300)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert len(re.findall(r"training resumes at step [1-9]", log_of(run))) == 2 and "surrogate taken" not in log_of(run)
     assert numbers(run) == numbers(undisturbed / "run")
+    np.testing.assert_array_equal(losses(run), losses(undisturbed / "run"))
+    assert not (run / RAY_STORAGE).exists()
     assert json.loads((run / "report.json").read_text())["resumed"] == 2
 
 
