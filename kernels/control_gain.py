@@ -12,13 +12,13 @@ from kernels.axes import Paths
 
 
 def control_gain(
-    plain: Paths, spreads: NDArray[np.float64], draws: int, evaluations: int, plug_in: tuple[float, float]
+    plain: Paths, variances: NDArray[np.float64], draws: int, evaluations: int, plug_in: tuple[float, float]
 ) -> tuple[float, float]:
     """How many times as many values of f plain Monte Carlo takes for the same standard error, and the standard error of that.
 
         G = (V/(m + n)) / (W/n + e^2),
 
-    V the variance of f^q, from the draws ``plain``; W that of f^q - f^^q, the mean of its estimates ``spreads`` (groups,) from
+    V the variance of f^q, from the draws ``plain``; W that of f^q - f^^q, the mean of its estimates ``variances`` (groups,) from
     as many draws each, n ``draws`` in all; m the ``evaluations`` of f that f^ was made from; e the first of ``plug_in``, the
     standard error of int f^^q, known to as many degrees of freedom as the second says. Below 1 the surrogate does not pay.
     The error is to first order in those of V (from the fourth moment), W (from the spread of the groups) and e^2; NaN for one
@@ -29,13 +29,13 @@ def control_gain(
     25.25
     """
     variance, error = _variance(plain)
-    n, w = draws, float(spreads.mean())
+    n, w = draws, float(variances.mean())
     net, freedom = plug_in
     left = w / n + net**2
     if not (left > 0.0 and variance > 0.0):
         return math.nan, math.nan
     gain = variance / (evaluations + n) / left
-    of_w = float(spreads.std(ddof=1)) / math.sqrt(len(spreads)) / n if len(spreads) > 1 else math.nan
+    of_w = float(variances.std(ddof=1)) / math.sqrt(len(variances)) / n if len(variances) > 1 else math.nan
     of_net = net**2 * math.sqrt(2.0 / freedom)
     return gain, gain * math.sqrt((error / variance) ** 2 + (of_w**2 + of_net**2) / left**2)
 

@@ -284,12 +284,11 @@ def compare(
                 text = f"{label}, {method}: relative L2 falls as FLOP^({within}) within the run"
                 console.print(text, markup=False, soft_wrap=True)
         if (gain := merit.merit_gain(summary)) is not None:
-            plain, work = "MLP", ""
+            plain, work = "plain MLP", ""
             if merit.rival(summary) == "plain":
-                plain, work = "Monte Carlo", f"{merit.merit_gain(summary, 'flop') or 0.0:,.1f} times the FLOP and "
-            text = (
-                f"{label}: plain {plain} takes {work}{gain:,.1f} times the core seconds of correction for the same standard error"
-            )
+                plain = "the same estimator without a surrogate"
+                work = "" if (flop := merit.merit_gain(summary, "flop")) is None else f"{flop:,.1f} times the FLOP and "
+            text = f"{label}: {plain} takes {work}{gain:,.1f} times the core seconds of correction for the same standard error"
             console.print(text, markup=False, soft_wrap=True)
     for pair in paired:
         gains = ", ".join(f"{norm} {'-' if (r := pair.ratio(norm)) is None else f'{r:,.1f}'}" for norm in comparison.NORMS)

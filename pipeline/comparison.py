@@ -103,15 +103,18 @@ def published_table(found: Sequence[Pair]) -> str:
 
 
 def systems_table(summaries: Sequence[Summary]) -> str:
-    """Runs beside plain Monte Carlo: relative errors, its errors over ours, and its squared standard error times cost over ours.
+    """Runs beside the same estimator without a surrogate: relative errors, its errors over ours, and its squared standard error
+    times cost over ours.
 
-    Plain Monte Carlo spends the FLOP of the correction and of its surrogate: the two ratios of errors count both, the
-    figures of merit, which more draws do not change, the correction alone.
+    It spends the FLOP of the correction and of its surrogate: the two ratios of errors count both, the figures of merit the
+    correction alone. At a single point the two errors are one draw each, and have no ratio to speak of.
     """
 
     def row(summary: Summary) -> list[str]:
         ours, plain = (summary["methods"][name] for name in ("scasml", "plain"))
-        ratios = (plain[key] / ours[key] if ours[key] and plain[key] else None for key in ("rel_l2", "rel_se"))
+        ratios = [plain[key] / ours[key] if ours[key] and plain[key] else None for key in ("rel_l2", "rel_se")]
+        if summary["points"] == 1:
+            ratios[0] = None
         gains = (merit_gain(summary, cost) for cost in ("flop", "seconds"))
         merits = (merit(ours, cost) for cost in ("flop", "seconds"))
         return [

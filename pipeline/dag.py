@@ -21,7 +21,6 @@ from torch import nn
 from pipeline import training
 from pipeline.card import check_card
 from pipeline.cluster import NO_CLUSTER, SLURM_NODE, check_capacity, check_gpus, slurm_hosts, until_answers, until_joined
-from pipeline.compiling import check_compiler
 from pipeline.correction import check_estimator, check_kinks, check_paths
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
 from pipeline.estimate import dearest_method, memory_needed
@@ -34,7 +33,6 @@ from pipeline.precision import check_precision
 from pipeline.progress import followed, log
 from pipeline.resources import check_resources, check_writable
 from pipeline.results import AnyReport, result, save
-from pipeline.schema import PHASES
 from pipeline.search import check_search
 from pipeline.stages import begun, interruptions, stage
 from pipeline.team import Overlapped, Together
@@ -60,9 +58,6 @@ def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
             check_search(job, job.optimizer(surrogate.parameters(), n), objectives[n], n)
         if not on_ray:
             check_precision(training.named_precisions(job), torch.device("cpu"))
-            for n in phases:
-                if job.model.training.phases[n].compile:
-                    check_compiler(f"{PHASES[n]}.compile", torch.device("cpu"))
     check_kinks(job, surrogate)
     points = count(job)
     if here:
@@ -259,7 +254,7 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
 
-    # It would tell workers of a node that is about to go; they save by the clock, and it takes a process for each training.
+    # Ray's watcher tells workers of a node that is about to go; ours save by the clock, and it takes a process for each training.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     workers = max(1, job.model.training.workers)
     storage = folder.path / RAY_STORAGE

@@ -21,7 +21,7 @@ from pipeline.tally import Outcome
 SAMPLE = 2**14
 """Most values of f that are drawn for its tail, which is then known to 9 % ..."""
 
-SHARE = 8
+SHARE = 32
 """... and one for so many draws of the correction, f being what an integral costs."""
 
 FOUR_MOMENTS = 4.0
@@ -30,29 +30,27 @@ FOUR_MOMENTS = 4.0
 
 @torch.no_grad()
 def measured_gain(job: Job, surrogate: Any, outcome: Outcome, error: Array | None, freedom: float) -> GainReport | None:
-    """The gain over plain Monte Carlo, and what the tail of f^q says of it; None for other problems.
+    """The gain over plain Monte Carlo, and what the tail of f^q says of it; None for other problems, and where the tail is cut off.
 
     ``error`` is the standard error of the surrogate's own integral, with so many degrees of ``freedom``.
     """
-    if not isinstance(job.problem, Integral):
+    # A variance of what is cut off at a level is none of f^q's.
+    if not isinstance(job.problem, Integral) or (method := plain_method(job, 1)).estimator.biases:
         return None
     tally, chunks = outcome.tally, outcome.counts[0][0]
     # Chunks hold moments, and a tail is read off values: a few of f are drawn here, from a stream of their own, the same
-    # whichever ranks and runs made the chunks, and booked beside the correction, whose FLOP bound its baseline.
-    method, draws = plain_method(job, 1), chunks * tally.method.layout.draws[0]
+    # whichever ranks and runs made the chunks, and not charged to the correction, whose FLOP set the budget of its baseline.
+    draws = chunks * tally.method.layout.draws[0]
     term, count = method.terms[0], max(FEWEST, min(SAMPLE, draws // SHARE))
     try:
-        plain = method.estimator.sample(method.problem, *one_row(job.problem), term, count, Stream(job.model.seed, Purpose.TAIL))[
-            0
-        ]
+        stream = Stream(job.model.seed, Purpose.TAIL)
+        (plain,) = method.estimator.sample(method.problem, *one_row(job.problem), term, count, stream)
     except ValueError as wrong:
         raise InputError(f"problem: {wrong}") from wrong
-    spreads = np.array([float(tally.have[0, 0, index].variance[0]) for index in range(chunks)])
+    variances = np.array([float(tally.have[0, 0, index].variance[0]) for index in range(chunks)])
     net = 0.0 if error is None else float(error[0])
-    value, se = control_gain(plain, spreads, draws, surrogate.evaluations, (net, freedom))
+    value, se = control_gain(plain, variances, draws, surrogate.evaluations, (net, freedom))
     tail, tail_se = hill(plain)
-    # An estimator that cuts the tail off is the remedy that would be named.
-    said = [] if method.estimator.biases else doubts(plain)
     return GainReport(
         value=value,
         se=se if tail > FOUR_MOMENTS else None,
@@ -60,5 +58,5 @@ def measured_gain(job: Job, surrogate: Any, outcome: Outcome, error: Array | Non
         tail_index_se=tail_se,
         draws=count,
         flop=method.estimator.flop(method.problem, term, count),
-        warnings=tuple(said),
+        warnings=tuple(doubts(plain)),
     )

@@ -1,4 +1,4 @@
-"""Figures of merit: how much more plain Monte Carlo spends than a correction for the same accuracy."""
+"""Figures of merit: how much more is spent without a surrogate than by a correction for the same accuracy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ Summary = Mapping[str, Any]
 
 
 def rival(summary: Summary) -> str:
-    """The Monte Carlo baseline that a correction is measured against: "plain", or of semilinear equations "mlp"."""
+    """What a correction is measured against: "plain", the same estimator without a surrogate, or "mlp" of semilinear equations."""
     return "plain" if "plain" in summary["methods"] else "mlp"
 
 
 def merit(method: Mapping[str, Any], cost: str) -> float | None:
-    """rel_se^2 times what was spent, "seconds" of cores or "flop": what more draws do not change."""
+    """rel_se^2 times what was spent, "seconds" of cores or "flop": what more draws do not change, but for the error of a surrogate's own
+    integral, which stays."""
     if cost == "seconds":
         return method.get("merit")
     error, spent = method.get("rel_se"), method.get(cost)
@@ -22,7 +23,7 @@ def merit(method: Mapping[str, Any], cost: str) -> float | None:
 
 
 def merit_gain(summary: Summary, cost: str = "seconds") -> float | None:
-    """Figure of merit of plain Monte Carlo over that of the correction: how much more core seconds, or FLOP, it takes for one standard error.
+    """Figure of merit of the rival over that of the correction: how many times the core seconds, or FLOP, it takes for one standard error.
 
     Training is left out on one side, and on the other what truncation leaves of MLP's bias.
     """

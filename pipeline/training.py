@@ -93,6 +93,9 @@ def train(
         raise InputError(f"surrogate '{job.model.surrogate.name}' has no parameters to train")
     device = device or torch.device("cpu")
     check_precision(named_precisions(job), device)
+    for where, phase in zip(PHASES, options.phases, strict=False):
+        if phase.compile:
+            check_compiler(f"{where}.compile", device)
     module.to(device)
     losses: list[float] = []
     start, before, core_before = 0, 0.0, 0.0
@@ -121,8 +124,6 @@ def train(
             optimizer.load_state_dict(resumed.optimizer)
             if weighting is not None:
                 weighting.load_state_dict(resumed.objective)
-        if phase.compile:
-            check_compiler(f"{PHASES[number]}.compile", device)
         loss_module = team.wrap(compiled(objective) if phase.compile else objective)
         for within in range(done, phase.steps):
             step = first - phase.steps + within

@@ -8,8 +8,6 @@ import torch
 
 # Ray's workers yield to everything else on a machine; beside other tests they would hardly move.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# A tenth of each start would go into compiling this package once more.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 LONGEST = ("slurm", "style", "readme", "ray", "kills", "run", "submit", "families")
 """Files that take minutes. Handed out last, one of them would be the only one that still runs."""
@@ -29,5 +27,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Every shape is checked, but not where that doubles the time of calls whose shapes other tests of the same functions check."""
-    spared = item.get_closest_marker("unchecked") is not None or item.path.parent.name == "pipeline"
+    spared = item.get_closest_marker("unchecked") is not None or item.path.parent.name != "kernels"
     jaxtyping.config.update("jaxtyping_disable", spared)

@@ -25,10 +25,10 @@ LEARNING_RATE = 4e-3
 class SolverNetwork(nn.Module):
     """B r = V S |y| N(y/|y|), y = G^-1 V^T r, N(a) = W a + C tanh(D a): B (c r) = c B r for every number c, and B 0 = 0.
 
-    V S R^T is the singular value decomposition of the solutions of N pairs A u_j = f_j, G the root mean square of V^T f_j
+    V (sqrt(N) S) R^T is the singular value decomposition of the solutions of N pairs A u_j = f_j, G the root mean square of V^T f_j
     row by row: a network between principal components (PCA-Net, Bhattacharya et al., SMAI J. Comput. Math. 2021), N near
     the identity for symmetric A. ``fit`` starts from W = I and C = 0, and descends E |N(a) - z/|y||^2 over random
-    combinations of pairs, solved pairs as well: u = V S z, f = F R z, z_i = g_i exp(h_i) of standard normals g and h, so
+    combinations of pairs, solved pairs as well: u = V S z, f = F R z/sqrt(N), z_i = g_i exp(h_i) of standard normals g and h, so
     that spectra as uneven as an iteration's residuals are seen. Nonlinear in r, and blind outside the span of V.
 
     Reading r by V is Galerkin's choice, good for A near symmetric; C = 0 and W at its best would be V (V^T A V)^-1 V^T.

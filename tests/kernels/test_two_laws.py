@@ -38,6 +38,8 @@ from kernels.defect import defect
 from kernels.estimators.linearised import linearised
 from kernels.streams import Stream
 
+pytestmark = pytest.mark.unchecked
+
 DIM, ROUNDING, WITHIN, OFF = 4, 1e-7, 0.25, 5e-3
 
 equation_of, manufactured_of = cache(lambda name: equation(name, DIM)), cache(lambda name: manufactured(equation_of(name)))

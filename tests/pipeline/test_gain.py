@@ -25,13 +25,13 @@ pytestmark = pytest.mark.unchecked
 SINGULAR: dict[str, Any] = {
     "problem": {"name": "power_singularity", "dim": 1, "exponent": 0.35, "power": 2},
     "surrogate": {"name": "nearest_neighbours", "points": 256},
-    "correction": {"max_paths": 100_000},
+    "correction": {"max_paths": 400_000},
 }
 
 
 def finished(small: dict[str, Any], out: Path, **correction: Any) -> Report:
     report = run(job(small, **correction), out, progress=False)
-    assert isinstance(report, Report) and report.gain is not None
+    assert isinstance(report, Report)
     return report
 
 
@@ -40,7 +40,7 @@ def test_the_gain_of_a_smooth_integrand_is_that_of_its_variances_and_nothing_is_
     small = {
         "problem": {"name": "sine_product", "dim": 2},
         "surrogate": {"name": "multilinear", "points": 8100},
-        "correction": {"max_paths": 16_384},
+        "correction": {"max_paths": 65_536},
     }
     report = finished(small, tmp_path / "run")
     gain, se = report.gain, report.methods["scasml"].se
@@ -72,13 +72,16 @@ def test_above_the_switch_the_report_says_that_no_control_variate_helps(tmp_path
     assert notes(report.summary()) == [said]
 
 
-@pytest.mark.parametrize("change", ["milder", "truncated"])
-def test_below_the_switch_and_under_truncation_nothing_is_doubted(change: str, tmp_path: Path) -> None:
-    small = {**SINGULAR, "problem": {**SINGULAR["problem"], "exponent": 0.1}} if change == "milder" else SINGULAR
-    more = {"estimator": "truncated_monte_carlo"} if change == "truncated" else {}
-    gain = finished(small, tmp_path / "run", **more).gain
+def test_below_the_switch_nothing_is_doubted(tmp_path: Path) -> None:
+    gain = finished({**SINGULAR, "problem": {**SINGULAR["problem"], "exponent": 0.1}}, tmp_path / "run").gain
     assert gain is not None and gain.warnings == ()
-    assert (abs(gain.tail_index - 5.0) <= 4.0 * gain.tail_index_se) is (change == "milder")
+    assert abs(gain.tail_index - 5.0) <= 4.0 * gain.tail_index_se
+
+
+def test_of_a_tail_that_is_cut_off_no_gain_is_said(tmp_path: Path) -> None:
+    """A sampled variance of it knows nothing of the draws beyond the cut, which it has not seen."""
+    report = finished(SINGULAR, tmp_path / "run", estimator="truncated_monte_carlo")
+    assert report.gain is None and not any("times as many values" in said for said in notes(report.summary()))
 
 
 def test_an_integrand_that_fails_at_a_point_of_the_tail_alone_is_bad_input(

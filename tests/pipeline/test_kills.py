@@ -154,7 +154,9 @@ def seconds_from(job: Path, run: Path, beginning: str, end: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL], ids=lambda n: n.name
+    "number",
+    [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGKILL))],
+    ids=lambda n: n.name,
 )
 def test_a_signal_in_the_correction_leaves_no_rank_and_a_resumable_run(number: int, trained: Path, undisturbed: Path) -> None:
     run = trained.parent / "run"
