@@ -1,6 +1,8 @@
 """Shared by every test."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -11,6 +13,22 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 LONGEST = ("slurm", "style", "readme", "ray", "kills", "run", "submit", "families")
 """Files that take minutes. Handed out last, one of them would be the only one that still runs."""
+
+
+CHECKED = jaxtyping.jaxtyped
+
+
+def _checked_where_asked(*, typechecker: Any) -> Callable[[Any], Any]:
+    """A function within a function is prepared for its checks each time it is made, at a hundred times the cost of making it."""
+    decorate = CHECKED(typechecker=typechecker)
+
+    def decorated(made: Any) -> Any:
+        return made if jaxtyping.config.jaxtyping_disable and "<locals>" in made.__qualname__ else decorate(made)
+
+    return decorated
+
+
+jaxtyping.jaxtyped = _checked_where_asked
 
 
 @pytest.fixture(autouse=True)
