@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import nn
 
-from kernels.axes import Positions, Times, Unknowns
+from kernels.axes import Unknowns
 from kernels.contracts import LinearSystem
 from kernels.streams import Stream
+from kernels.surrogates._approximate_inverse import ApproximateInverse
 
 HELD_OUT = 8
 """Pairs on which the fit is judged."""
 
 
-class LearnedSolver(nn.Module):
+class LearnedSolver(ApproximateInverse):
     """B of rank N at most from N solved pairs A u_j = f_j, F = (f_1 .. f_N), U = (u_1 .. u_N).
 
     ``regression``: B = argmin |B F - U|^2 + ridge^2 |F|_2^2 |B|^2, by the SVD of F; exact on the span of F
@@ -23,14 +23,12 @@ class LearnedSolver(nn.Module):
     basis of the span of U: symmetric for symmetric A, as conjugate gradients ask for.
     """
 
-    distortion = None
-
     left: torch.Tensor
     right: torch.Tensor
 
     def __init__(self, problem: LinearSystem, *, pairs: int, ridge: float, form: Literal["regression", "galerkin"]) -> None:
-        super().__init__()
-        self.problem, self.pairs, self.ridge, self.form = problem, pairs, ridge, form
+        super().__init__(problem)
+        self.pairs, self.ridge, self.form = pairs, ridge, form
         self.register_buffer("left", torch.zeros(problem.dim, pairs, dtype=torch.float64))
         self.register_buffer("right", torch.zeros(problem.dim, pairs, dtype=torch.float64))
 
@@ -39,12 +37,6 @@ class LearnedSolver(nn.Module):
 
     def solve_flop(self) -> float:
         return 4.0 * self.problem.dim * self.pairs
-
-    def answer(self) -> Unknowns:
-        return self.solve(self.problem.rhs)
-
-    def plug_in(self, t: Times, x: Positions) -> Unknowns:
-        return self.answer()
 
     def fit_cost(self) -> tuple[float, float]:
         n, pairs = float(self.problem.dim), float(self.pairs)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from kernels.axes import Positions, Times, Unknowns
+from kernels.axes import Unknowns
 from kernels.contracts import LinearSystem
 from kernels.streams import Stream
+from kernels.surrogates._approximate_inverse import ApproximateInverse
 
 MAX_DIM = 2048
 """Unknowns at most: a dense inverse then fills 34 MB, and is formed in a second."""
 
 
-class PerturbedInverse(nn.Module):
+class PerturbedInverse(ApproximateInverse):
     """B = A^-1 (I + E), E symmetric Gaussian scaled to spectral radius delta: then I - A B = -E, the factor of refinement."""
-
-    distortion = None
 
     inverse: torch.Tensor
 
     def __init__(self, problem: LinearSystem, *, delta: float) -> None:
-        super().__init__()
-        self.problem, self.delta = problem, delta
+        super().__init__(problem)
+        self.delta = delta
         self.register_buffer("inverse", torch.zeros(problem.dim, problem.dim, dtype=torch.float64))
 
     def solve(self, r: Unknowns, /) -> Unknowns:
@@ -30,12 +28,6 @@ class PerturbedInverse(nn.Module):
 
     def solve_flop(self) -> float:
         return 2.0 * self.problem.dim**2
-
-    def answer(self) -> Unknowns:
-        return self.solve(self.problem.rhs)
-
-    def plug_in(self, t: Times, x: Positions) -> Unknowns:
-        return self.answer()
 
     def fit_cost(self) -> tuple[float, float]:
         return 20.0 * self.problem.dim**3, 8.0 * 6.0 * self.problem.dim**2

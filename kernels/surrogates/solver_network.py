@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kernels.axes import Columns, Positions, Times, Unknowns
+from kernels.axes import Columns, Unknowns
 from kernels.contracts import LinearSystem
 from kernels.optimizers.adam import adam
 from kernels.streams import Stream
+from kernels.surrogates._approximate_inverse import ApproximateInverse
 
 HELD_OUT = 8
 """Pairs on which the training is judged."""
@@ -22,7 +23,7 @@ LEARNING_RATE = 4e-3
 """Of Adam, at first; it falls to 0 as a cosine."""
 
 
-class SolverNetwork(nn.Module):
+class SolverNetwork(ApproximateInverse):
     """B r = V S |y| N(y/|y|), y = G^-1 V^T r, N(a) = W a + C tanh(D a): B (c r) = c B r for every number c, and B 0 = 0.
 
     V (sqrt(N) S) R^T is the singular value decomposition of the solutions of N pairs A u_j = f_j, G the root mean square of V^T f_j
@@ -34,8 +35,6 @@ class SolverNetwork(nn.Module):
     Reading r by V is Galerkin's choice, good for A near symmetric; C = 0 and W at its best would be V (V^T A V)^-1 V^T.
     """
 
-    distortion = None
-
     basis: Tensor
     reading: Tensor
     writing: Tensor
@@ -44,8 +43,8 @@ class SolverNetwork(nn.Module):
     outer: Tensor
 
     def __init__(self, problem: LinearSystem, *, pairs: int, width: int, steps: int) -> None:
-        super().__init__()
-        self.problem, self.pairs, self.width, self.steps = problem, pairs, width, steps
+        super().__init__(problem)
+        self.pairs, self.width, self.steps = pairs, width, steps
         shapes = {
             "basis": (problem.dim, pairs),
             "reading": (pairs,),
@@ -77,12 +76,6 @@ class SolverNetwork(nn.Module):
 
     def solve_flop(self) -> float:
         return 4.0 * self.problem.dim * self.pairs + self._network_flop()
-
-    def answer(self) -> Unknowns:
-        return self.solve(self.problem.rhs)
-
-    def plug_in(self, t: Times, x: Positions) -> Unknowns:
-        return self.answer()
 
     def fit_cost(self) -> tuple[float, float]:
         n, pairs = float(self.problem.dim), float(self.pairs)

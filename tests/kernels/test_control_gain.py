@@ -48,6 +48,10 @@ def test_draws_are_doubted_where_they_have_no_variance_or_never_vary() -> None:
     u = Stream(0, 1).uniform(10_000, dtype=torch.float64)
     assert doubts(u) == doubts(u**-0.25) == []
     (said,) = doubts(u**-0.7)
-    assert "no variance" in said and "truncated_monte_carlo" in said
+    assert ", no variance" in said and "truncated_monte_carlo" in said
+    # The index is 2.2, and of 100 draws it is known to a third: where it comes out below 2, nothing is settled.
+    few = (Stream(seed, 1).uniform(100, dtype=torch.float64) ** -0.45 for seed in range(40))
+    said = [text for draws in few for text in doubts(draws)]
+    assert len(said) > 5 and sum("perhaps no variance" in text for text in said) > 0.8 * len(said)
     (said,) = doubts(torch.zeros(100))
     assert "one value only" in said
