@@ -25,7 +25,7 @@ def by_role(parameters: Iterable[Parameter], learning_rate: float, **rates: floa
     matrices, begins = [p for p in listed if p.ndim >= 2], True
     roles: dict[str, list[Parameter]] = {"first": [], "hidden": [], "last": []}
     for matrix, following in zip_longest(matrices, matrices[1:]):
-        ends = following is None or matrix.shape[0] % following.shape[-1] != 0
+        ends = following is None or matrix.shape[-2] % following.shape[-1] != 0
         roles["hidden" if begins == ends else "first" if begins else "last"].append(matrix)
         begins = ends
     roles[BIASES] = [p for p in listed if p.ndim < 2]

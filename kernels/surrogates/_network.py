@@ -73,13 +73,46 @@ class Block:
     copies: int = 1
 
 
-class Network(nn.Module):
+class Normalised(nn.Module):
+    """The problem, and means and standard deviations of x and g(x) along its own paths, from ``seed``."""
+
+    meets_terminal = True
+
+    mean: Tensor
+    spread: Tensor
+    terminal_mean: Tensor
+    terminal_spread: Tensor
+
+    def __init__(self, problem: SemilinearPDE, seed: int) -> None:
+        super().__init__()
+        self.problem = problem
+        stream = Stream(seed, Purpose.INITIALISATION, 1)
+        t, x = problem.sample_points(NORMALISATION_POINTS, stream)
+        elapsed = (problem.horizon - t) * stream.uniform(t.shape[0])
+        x, _ = problem.law.travel(t, x, elapsed, stream)
+        with torch.no_grad():
+            g = problem.terminal(x)
+        self.register_buffer("mean", x.mean())
+        self.register_buffer("spread", (x.var(0).mean() + 1e-12).sqrt())
+        self.register_buffer("terminal_mean", g.mean())
+        self.register_buffer("terminal_spread", (g.var() + 1e-12).sqrt())
+
+
+def time_features(h: Paths, clocks: int) -> tuple[Tensor, Tensor]:
+    """h and, of k = 1..(clocks - 1)/2, cos(k pi h) and sin(k pi h); and their derivatives by h; both (paths, clocks)."""
+    if clocks == 1:
+        return h[:, None], torch.ones_like(h)[:, None]
+    k = math.pi * torch.arange(1, clocks // 2 + 1, dtype=h.dtype, device=h.device)
+    cos, sin = torch.cos(k * h[:, None]), torch.sin(k * h[:, None])
+    return torch.cat((h[:, None], cos, sin), 1), torch.cat((torch.ones_like(h)[:, None], -k * sin, k * cos), 1)
+
+
+class Network(Normalised):
     """u^(t, x) = p(t, x) + s h(t) N(h(t), (x - m)/c, (p(t, x) - g0)/s), N a network.
 
     p is the problem's profile, g itself where it has none, and g at T. h = log(1 + l (T-t)/T) / log(1 + l)
     vanishes at T, so that u^(T, .) = g whatever the parameters; l is the problem's ``layer``. The
-    scales m, c, g0, s are the means and standard deviations of x and g(x) along the problem's own
-    paths, from ``seed``; p varies less than g, but what u adds to it may not.
+    scales m, c, g0, s are those of ``Normalised``; p varies less than g, but what u adds to it may not.
 
     With ``frequencies`` = F, N reads cos(k pi h) and sin(k pi h), k = 1..F, beside h: of time alone, as in x
     frequencies would have to fall like 1/sqrt(d). ``factorised`` weights are W = diag(exp s) V with s and V trained
@@ -89,13 +122,6 @@ class Network(nn.Module):
     The Laplacian is exact, all streams of a layer in one product. The layers are ``entry`` copies of one of ``width``
     from the inputs, those of ``inner``, and one to N.
     """
-
-    meets_terminal = True
-
-    mean: Tensor
-    spread: Tensor
-    terminal_mean: Tensor
-    terminal_spread: Tensor
 
     def __init__(
         self,
@@ -109,8 +135,8 @@ class Network(nn.Module):
         factorised: bool,
         frequencies: int,
     ) -> None:
-        super().__init__()
-        self.problem, self.core = problem, core
+        super().__init__(problem, seed)
+        self.core = core
         self.clocks = 1 + 2 * frequencies
         generator = torch.Generator().manual_seed(Stream(seed, Purpose.INITIALISATION).integer(2**31))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
@@ -133,16 +159,6 @@ class Network(nn.Module):
                 factor = mean + deviation * logarithms.normal(weight.shape[0])
                 weight.data /= factor.exp()[:, None]
                 self.factors.append(nn.Parameter(factor))
-        stream = Stream(seed, Purpose.INITIALISATION, 1)
-        t, x = problem.sample_points(NORMALISATION_POINTS, stream)
-        elapsed = (problem.horizon - t) * stream.uniform(t.shape[0])
-        x, _ = problem.law.travel(t, x, elapsed, stream)
-        with torch.no_grad():
-            g = problem.terminal(x)
-        self.register_buffer("mean", x.mean())
-        self.register_buffer("spread", (x.var(0).mean() + 1e-12).sqrt())
-        self.register_buffer("terminal_mean", g.mean())
-        self.register_buffer("terminal_spread", (g.var() + 1e-12).sqrt())
 
     @property
     def layers(self) -> list[Layer]:
@@ -151,28 +167,21 @@ class Network(nn.Module):
             weights = [factor.exp()[:, None] * weight for factor, weight in zip(self.factors, weights, strict=True)]
         return list(zip(weights, self.biases, strict=True))
 
-    def _clocks(self, h: Paths) -> tuple[Tensor, Tensor]:
-        """What N reads of the time, and its derivatives by h, both (paths, clocks)."""
-        if self.clocks == 1:
-            return h[:, None], torch.ones_like(h)[:, None]
-        k = math.pi * torch.arange(1, self.clocks // 2 + 1, dtype=h.dtype, device=h.device)
-        cos, sin = torch.cos(k * h[:, None]), torch.sin(k * h[:, None])
-        return torch.cat((h[:, None], cos, sin), 1), torch.cat((torch.ones_like(h)[:, None], -k * sin, k * cos), 1)
-
-    def _first(self, entry: Layer, clocks: Tensor, x: Vectors, p: Paths) -> Float[Tensor, "paths width"]:
+    def _first(self, entry: Layer, h: Paths, x: Vectors, p: Paths) -> Float[Tensor, "paths width"]:
         """First pre-activation."""
         of_p = ((p - self.terminal_mean) / self.terminal_spread)[:, None]
-        return torch.addmm(entry[1], torch.cat((clocks, (x - self.mean) / self.spread, of_p), dim=1), entry[0].T)
+        inputs = torch.cat((time_features(h, self.clocks)[0], (x - self.mean) / self.spread, of_p), dim=1)
+        return torch.addmm(entry[1], inputs, entry[0].T)
 
     def forward(self, t: Paths, x: Vectors) -> Paths:
         p = profile(self.problem, t, x)
         (h, _), layers = clock(self.problem, t), self.layers
-        return p + self.terminal_spread * h * self.core.value(layers, self._first(layers[0], self._clocks(h)[0], x, p))
+        return p + self.terminal_spread * h * self.core.value(layers, self._first(layers[0], h, x, p))
 
     def value_and_gradient(self, t: Paths, x: Vectors) -> tuple[Paths, Vectors]:
         p, grad_p = profile_gradient(self.problem, t, x)
         (h, _), layers = clock(self.problem, t), self.layers
-        n, delta = self.core.gradient(layers, self._first(layers[0], self._clocks(h)[0], x, p))
+        n, delta = self.core.gradient(layers, self._first(layers[0], h, x, p))
         inputs = delta @ layers[0][0]
         scale = (self.terminal_spread * h)[:, None]
         grad_n = inputs[:, self.clocks : -1] / self.spread + inputs[:, -1:] / self.terminal_spread * grad_p
@@ -185,8 +194,8 @@ class Network(nn.Module):
     def _jet(self, t: Paths, x: Vectors, directions: Tensor | None) -> Jet:
         p = profile_laplacian(self.problem, t, x, directions)
         (h, h_t), layers = clock(self.problem, t), self.layers
-        clocks, slopes = self._clocks(h)
-        first = self._first(layers[0], clocks, x, p.value)
+        first = self._first(layers[0], h, x, p.value)
+        _, slopes = time_features(h, self.clocks)
         w_h, w_x, w_p = layers[0][0].split((self.clocks, self.problem.dim, 1), dim=1)
         w_h, w_x, w_p = w_h.T, w_x.T / self.spread, w_p.T / self.terminal_spread
         head = first[:, None], (p.laplacian[:, None] * w_p)[:, None]

@@ -18,7 +18,7 @@ from torch import Tensor
 from kernels.contracts import GeometricBrownianMotion, Jet, SemilinearPDE
 from kernels.objectives.residual import residual as residual_objective
 from kernels.streams import Stream
-from kernels.surrogates import _network, modified_mlp, pirate_net, residual_network, windowed_network
+from kernels.surrogates import _network, modified_mlp, pirate_net, residual_network, separable_network, windowed_network
 from kernels.surrogates._network import Network
 from kernels.surrogates.gaussian_process import gaussian_process
 from kernels.surrogates.given_network import given_network
@@ -178,6 +178,10 @@ def a_windowed_network(problem: SemilinearPDE) -> Any:
     return windowed_network(problem, seed=1, width=12, depth=2)
 
 
+def a_separable_network(problem: SemilinearPDE) -> Any:
+    return separable_network(problem, seed=1, rank=5, width=12)
+
+
 def a_gaussian_process(problem: SemilinearPDE) -> Any:
     process = gaussian_process(problem, seed=0, points=20, length_scale=2.0)
     process.fit(Stream(3, 0))
@@ -197,6 +201,7 @@ MAKERS = {
     "modified_mlp": a_modified_mlp,
     "pirate_net": a_pirate_net,
     "windowed_network": a_windowed_network,
+    "separable_network": a_separable_network,
     "gaussian_process": a_gaussian_process,
     "given_network": a_given_network,
 }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernels.contracts import Jet, SemilinearPDE, Surrogate
 from kernels.defect import defect, residual
+from kernels.optimizers._layers import by_role
 from kernels.optimizers.adam import adam
 from kernels.streams import Purpose, Stream
 from kernels.surrogates._ansatz import clock
@@ -27,9 +28,10 @@ SHAPES: dict[str, dict[str, int]] = {
     "modified_mlp": {"depth": 3},
     "pirate_net": {"blocks": 2},
     "windowed_network": {"windows": 3},
+    "separable_network": {"rank": 4},
 }
-ONE = [name for name in SHAPES if name != "windowed_network"]
-"""A single network each."""
+ONE = [name for name in SHAPES if name not in ("windowed_network", "separable_network")]
+"""A single network of layers each."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -45,6 +47,8 @@ KINDS = {
 
 def made(name: str, problem: SemilinearPDE, *, width: int = 12, moved: float = 0.3, **options: Any) -> Any:
     """A network whose parameters, those that begin at 0 too, are ``moved`` from their start, in double precision."""
+    if name == "separable_network":
+        options.pop("factorised", None)
     net = factory("surrogates", name)(problem, seed=1, width=width, **SHAPES[name], **options).double()
     for parameter in net.parameters():
         parameter.data += moved * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -158,7 +162,7 @@ def test_a_correction_records_nothing_and_sees_the_residual(name: str) -> None:
 
 @pytest.mark.parametrize("probes", [None, 3])
 @pytest.mark.parametrize("options", [{}, {"frequencies": 3}], ids=str)
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.parametrize("name", [*ONE, "separable_network"])
 def test_the_flop_booked_are_those_executed(name: str, options: dict[str, Any], probes: int | None) -> None:
     """To a tenth at width 64, where what enters through vectors of rank one is little."""
     problem = equation("lqg", 20)
@@ -228,9 +232,8 @@ def test_frequencies_are_read_of_time_alone() -> None:
     net.weights[0].data.zero_()
     net.weights[0].data[:, 2] = 1.0
     h = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
-    clocks, _ = net._clocks(h)
     x = Stream(1, 0).normal(4, DIM).double()
-    first = net._first(net.layers[0], clocks, x, problem.terminal(x))
+    first = net._first(net.layers[0], h, x, problem.terminal(x))
     torch.testing.assert_close(first[:, 0], torch.cos(2.0 * math.pi * h))
     with pytest.raises(ValueError, match="frequencies = -1"):
         factory("surrogates", "mlp")(problem, seed=0, frequencies=-1)
@@ -304,3 +307,26 @@ def test_a_batch_within_one_window_still_gives_every_parameter_a_gradient() -> N
     gradients = [parameter.grad for parameter in net.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.any() for gradient in gradients) and not all(gradient.any() for gradient in gradients)
+
+
+def test_a_separable_network_is_a_sum_of_products() -> None:
+    """N h s at (t, x) by the definition of its paper, from functions of one coordinate each."""
+    problem = equation("lqg", DIM)
+    net, (t, x) = made("separable_network", problem), points(problem)
+    h, _ = clock(problem, t)
+    of_time = torch.tanh(h[:, None] @ net.time_in.T + net.time_bias) @ net.time_out.T
+    y, bias = (x - net.mean) / net.spread, net.place_bias.reshape(DIM, -1)
+    one = [torch.tanh(y[:, i, None] * net.place_in[i].T + bias[i]) @ net.place_out[i].T for i in range(DIM)]
+    literal = sum(net.sum[0, r] * of_time[:, r].exp() * math.prod(psi[:, r].exp() for psi in one) for r in range(4))
+    assert problem.profile is not None
+    torch.testing.assert_close(net(t, x), problem.profile(t, x) + net.terminal_spread * h * literal)
+    with pytest.raises(ValueError, match="rank = 0"):
+        factory("surrogates", "separable_network")(problem, seed=0, rank=0)
+
+
+@pytest.mark.parametrize("frequencies", [0, 2])
+def test_roles_of_a_separable_network_begin_at_the_time_and_end_at_the_sum(frequencies: int) -> None:
+    net = made("separable_network", equation("lqg", DIM), moved=0.0, frequencies=frequencies)
+    groups = {g["role"]: g["params"] for g in by_role(net.parameters(), 1.0)}
+    assert [id(p) for p in (*groups["first"], *groups["last"])] == [id(net.time_in), id(net.sum)]
+    assert {id(p) for p in groups["biases"]} == {id(net.time_bias), id(net.place_bias)} and len(groups["hidden"]) == 3

@@ -84,6 +84,7 @@ def test_the_stage_leaves_a_finished_checkpoint_that_rebuilds_the_surrogate(data
         {"name": "modified_mlp", "depth": 2},
         {"name": "pirate_net", "blocks": 1},
         {"name": "windowed_network", "windows": 4, "depth": 2},
+        {"name": "separable_network", "rank": 4},
     ],
     ids=lambda surrogate: surrogate["name"],
 )
