@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from descent import Quadratic, step
@@ -129,6 +130,51 @@ def test_an_inverse_hessian_meets_the_secant_equation_and_stays_positive() -> No
         assert torch.linalg.eigvalsh(0.5 * (after + after.T))[0] > 0.0
         larger.append(bool(after.trace() > before.trace()))
     assert len(larger) > 40 and 5 < sum(larger) < len(larger) - 5
+
+
+def literal_update(b: Any, s: Any, y: Any) -> Any:
+    """The Hessian's own update by the paper's equations, in numpy: tau (B - B s s^T B/s.Bs + theta s.Bs w w^T) + y y^T/y.s,
+    w = y/y.s - B s/s.Bs (arXiv 2405.04230, equations 13 to 23; Al-Baali and Khalfan)."""
+    n, bs, ys = len(s), b @ s, y @ s
+    b_k, h_k = s @ bs / ys, y @ np.linalg.solve(b, y) / ys
+    a_k = b_k * h_k - 1.0
+    c_k = np.sqrt(a_k / (1.0 + a_k))
+    rho_minus = min(1.0, h_k * (1.0 - c_k))
+    theta_minus, theta_plus = (rho_minus - 1.0) / a_k, 1.0 / rho_minus
+    theta = max(theta_minus, min(theta_plus, (1.0 - b_k) / b_k))
+    sigma = 1.0 + theta * a_k
+    rho = min(1.0, 1.0 / b_k)
+    mean = sigma ** (-1.0 / (n - 1))
+    tau = rho * min(mean, 1.0 / theta) if theta > 0.0 else min(rho * mean, sigma)
+    w = y / ys - bs / (s @ bs)
+    return tau * (b - np.outer(bs, bs) / (s @ bs) + theta * (s @ bs) * np.outer(w, w)) + np.outer(y, y) / ys
+
+
+def test_the_update_of_the_inverse_is_the_inverse_of_the_hessians() -> None:
+    """Three updates in a row, theta on both sides of 0; the oracle never sees an inverse update. Planted: with BFGS's theta = 0
+    the two differ by more than a tenth."""
+    generator = torch.Generator().manual_seed(2)
+    positive, told = 0, []
+    for _ in range(40):
+        factor = torch.randn(7, 7, generator=generator, dtype=torch.float64)
+        inverse = factor @ factor.T + 0.3 * torch.eye(7, dtype=torch.float64)
+        hessian = np.linalg.inv(inverse.numpy())
+        for _ in range(3):
+            s, y = (torch.randn(7, generator=generator, dtype=torch.float64) for _ in range(2))
+            y = y + 1.5 * torch.from_numpy(hessian) @ s
+            forward = float(s @ torch.from_numpy(hessian) @ s)
+            if y @ s < 0.1 * forward:
+                continue
+            bfgs = inverse.clone()
+            rho = 1.0 / float(y @ s)
+            left = torch.eye(7, dtype=torch.float64) - rho * torch.outer(s, y)
+            bfgs = left @ bfgs @ left.T + rho * torch.outer(s, s)
+            hessian = literal_update(hessian, s.numpy(), y.numpy())
+            updated(inverse, s, y, forward)
+            torch.testing.assert_close(inverse, torch.from_numpy(np.linalg.inv(hessian)), rtol=1e-6, atol=1e-8)
+            told.append(float((bfgs - inverse).norm() / inverse.norm()))
+            positive += forward < float(y @ s)
+    assert len(told) > 60 and 10 < positive < len(told) - 10 and float(np.median(told)) > 0.1
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.25])
