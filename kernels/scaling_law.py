@@ -250,17 +250,26 @@ def misfit(law: ScalingLaw, N: Array, D: Array, logs: Array, cells: Index) -> fl
     return float(np.sqrt((counts * off**2).sum() / freedom) / deviation(logs, cells)) if freedom > 0.0 else float("nan")
 
 
-def redrawn(logs: Array, cells: Index, stream: Stream, replicates: int, *, widen: float = 1.0) -> Array:
+def redrawn(
+    logs: Array, cells: Index, stream: Stream, replicates: int, *, widen: float = 1.0, seeds: Index | None = None
+) -> Array:
     """Bootstrap data sets (replicates, runs) of log errors: the seeds of every cell drawn again, with replacement.
 
-    Deviations from a cell's mean are stretched by sqrt(k/(k-1)), k its number of seeds, so that their variance is unbiased,
-    and by ``widen``: Birge's ratio for a law that misses its cells.
+    With ``seeds`` (runs,), of which every cell has the same, whole seeds are drawn, the same in all cells: what the runs of one
+    seed share, its points and its first weights, is then kept together. Deviations from a cell's mean are stretched by
+    sqrt(k/(k-1)), k its number of seeds, so that their variance is unbiased, and by ``widen``: Birge's ratio for a law that
+    misses its cells.
     """
     out = np.empty((replicates, len(logs)))
+    shared = None
     for cell in np.unique(cells):
         rows = np.flatnonzero(cells == cell)
+        if seeds is not None:
+            rows = rows[np.argsort(seeds[rows])]
         k, mean = len(rows), logs[rows].mean()
-        picks = np.ceil(stream.uniform(replicates, k).numpy() * k).astype(int) - 1
+        picks = shared if shared is not None else np.ceil(stream.uniform(replicates, k).numpy() * k).astype(int) - 1
+        if seeds is not None:
+            shared = picks
         out[:, rows] = mean + widen * np.sqrt(k / (k - 1)) * (logs[rows] - mean)[picks]
     return out
 

@@ -135,9 +135,12 @@ class Measured:
         return None if self.low is None or self.high is None else self.low <= value <= self.high
 
 
-def _measured(value: float, replicates: Array) -> Measured:
-    found = scaling_law.interval(replicates, CONFIDENCE)
-    return Measured(float(value) if np.isfinite(value) else None, *(found or (None, None)))
+def _measured(value: float, *samples: Array) -> Measured:
+    """With the hull of the intervals of several bootstraps."""
+    found = [scaling_law.interval(replicates, CONFIDENCE) for replicates in samples]
+    known = [pair for pair in found if pair is not None]
+    low, high = (min(a for a, _ in known), max(b for _, b in known)) if len(known) == len(found) else (None, None)
+    return Measured(float(value) if np.isfinite(value) else None, low, high)
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,15 @@ def _check(label: str, runs: Sequence[Trained]) -> None:
         )
 
 
+def _bootstraps(logs: Array, cell: Index, seeds: Index, widen: float) -> list[Array]:
+    """Data sets whose seeds are drawn in each cell by itself; and, where all cells have the same seeds, in all cells alike."""
+    drawn = [scaling_law.redrawn(logs, cell, Stream(0, Purpose.RESAMPLING), REPLICATES, widen=widen)]
+    if len({tuple(sorted(seeds[cell == one])) for one in np.unique(cell)}) == 1:
+        stream = Stream(0, Purpose.RESAMPLING, 1)
+        drawn.append(scaling_law.redrawn(logs, cell, stream, REPLICATES, widen=widen, seeds=seeds))
+    return drawn
+
+
 def _study(runs: list[Trained]) -> Study:
     runs = sorted(runs, key=lambda run: (run.N, run.D, run.seed))
     keys = sorted({(run.N, run.D) for run in runs})
@@ -241,15 +253,16 @@ def _study(runs: list[Trained]) -> Study:
     delta = float(np.clip(deviation, *scaling_law.HUBER))
     law = scaling_law.fit(N, D, np.exp(logs), delta=delta)
     misfit = scaling_law.misfit(law, N, D, logs, cell)
-    stream = Stream(0, Purpose.RESAMPLING)
-    again = scaling_law.redrawn(logs, cell, stream, REPLICATES, widen=float(np.fmax(1.0, misfit)))
-    laws = scaling_law.fit(N, D, np.exp(again), delta=delta, start=law)
+    again = _bootstraps(logs, cell, np.array([run.seed for run in runs]), float(np.fmax(1.0, misfit)))
+    laws = [scaling_law.fit(N, D, np.exp(each), delta=delta, start=law) for each in again]
     figures = {
-        name: _measured(float(getattr(law, name)), getattr(laws, name)) for name in ("E", "A", "B", "alpha", "beta", "optimal")
+        name: _measured(float(getattr(law, name)), *(getattr(each, name) for each in laws))
+        for name in ("E", "A", "B", "alpha", "beta", "optimal")
     }
-    means = np.stack([np.bincount(cell, row) / counts for row in again])
-    gamma = [scaling_law.compute_exponent(cost, np.exp(row)) for row in (mean, *means)]
-    figures["gamma"] = _measured(gamma[0], np.array(gamma[1:]))
+    gammas = [
+        np.array([scaling_law.compute_exponent(cost, np.exp(np.bincount(cell, row) / counts)) for row in each]) for each in again
+    ]
+    figures["gamma"] = _measured(scaling_law.compute_exponent(cost, np.exp(mean)), *gammas)
 
     largest = float(N.max())
     fitted, rows = largest > N, np.flatnonzero(cell_N == largest)

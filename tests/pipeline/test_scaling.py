@@ -112,6 +112,20 @@ def test_intervals_widen_where_the_law_misses_its_cells_by_more_than_the_seeds_e
     assert widths[0.3] > 4.0 * widths[0.0]
 
 
+def test_intervals_are_hulls_over_seeds_drawn_cell_by_cell_and_whole() -> None:
+    """Whole where all cells have the same seeds; what none of the runs determines in one of the two is not determined."""
+    logs, cell = np.log(np.arange(1.0, 7.0)), np.repeat([0, 1], 3)
+    apart, whole = scaling._bootstraps(logs, cell, np.array([0, 1, 2, 2, 1, 0]), 1.0)
+    assert apart.shape == whole.shape == (scaling.REPLICATES, 6)
+    first, second = (np.unique(half.round(9), return_inverse=True)[1].reshape(-1, 3) for half in (whole[:, :3], whole[:, 3:]))
+    assert first.max() == 2 and np.array_equal(first, 2 - second[:, ::-1])
+    assert len(scaling._bootstraps(logs, cell, np.array([0, 1, 2, 3, 1, 0]), 1.0)) == 1
+    low, high = np.linspace(0.0, 1.0, 101), np.linspace(0.5, 3.0, 101)
+    hull = scaling._measured(0.7, low, high)
+    assert (hull.low, hull.high) == pytest.approx((0.05, 2.875))
+    assert scaling._measured(0.7, low, np.full(101, np.nan)).low is None
+
+
 def test_optimizers_are_compared_at_equal_flop_and_at_equal_time() -> None:
     """soap's errors are half of adam's at the same FLOP, and it takes eight times as long: adam wins at equal time."""
     found = studies(trained([*sweep(), *sweep("soap", factor=0.5, pace=8.0)]))
