@@ -58,6 +58,8 @@ class Job:
             part, key = holder(data, where)
             if part is not None:
                 part[key] = self._complete(part[key], room, where)
+                if room == "optimizers" and part[key].get("base_width", 0) is None:
+                    del part[key]["base_width"]
         if self.learns != "steps":
             data["training"] = {}
         for key in set(family.OWN) - set(self.family.own):

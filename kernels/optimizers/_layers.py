@@ -46,3 +46,21 @@ def by_output(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     last = [p for group in groups if group["role"] == "last" for p in group["params"]]
     gain = math.sqrt(max(1.0, last[0].shape[-1] / last[0].shape[-2])) if last else 1.0
     return [group if group["role"] == "last" else group | {"lr": group["lr"] / gain} for group in groups]
+
+
+def rate_at_width(parameters: list[Parameter], learning_rate: float, base_width: int | None) -> float:
+    """learning_rate sqrt(base_width/width), width that of the last hidden layer; learning_rate itself where base_width is None.
+
+    Entries of a step of Adam, and of SOAP in its eigenbasis, are of the size of the rate: one that is not of low rank has a spectral
+    norm that grows like the root of the width, as a random matrix's does, and the last layer's gain is divided out by no one.
+
+    Raises ValueError for a base_width below 1, or parameters without a matrix.
+    """
+    if base_width is None:
+        return learning_rate
+    matrices = [p for p in parameters if p.ndim >= 2]
+    if base_width < 1 or not matrices:
+        raise ValueError(
+            f"base_width = {base_width}: should be at least 1, for a network of layers; or null for one rate at all widths"
+        )
+    return learning_rate * math.sqrt(base_width / matrices[-1].shape[-1])

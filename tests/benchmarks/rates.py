@@ -1,11 +1,12 @@
 """Fractions of this machine's matrix-product rate that correction and training reach.
 
-    python tests/benchmarks/rates.py [--processes 2] [--seconds 3] [--dim 100] [--width 128] [--depth 4]
+    python tests/benchmarks/rates.py [--processes 2] [--seconds 3] [--dim 100] [--width 128] [--depth 4] [--compile]
 
 All figures come from one run, in which every measurement runs in simultaneous one-thread
 processes. The numerator counts the FLOP of the matrix products of one call, as torch executes them
 (the optimizer's own excluded); the denominator is the rate of float32 products of the same number
 of rows by width x width. The parts of a call that are not such products are timed apart.
+With --compile the losses of training are those of ``training.compile: true``.
 """
 
 from __future__ import annotations
@@ -20,16 +21,22 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from kernels.contracts import SemilinearPDE
 from kernels.defect import defect
 from kernels.equations.lqg import lqg
 from kernels.estimators.linearised import linearised
 from kernels.jets import STREAM_ROWS
-from kernels.objectives.path import path
+from kernels.objectives.path import PathLoss, path
+from kernels.objectives.residual import residual
 from kernels.optimizers.soap import soap
 from kernels.streams import Stream
 from kernels.surrogates.mlp import mlp
+from pipeline.compiling import compiled
 
-BATCH = 128
+OBJECTIVES = {"path": path, "residual": residual}
+BATCHES = {"path": 128, "residual": 32}
+"""Paths, and points, that one of two workers takes in the jobs."""
+
 POINTS, DRAWS = 16, 64
 NORMALS = 1_000_000
 
@@ -56,25 +63,37 @@ def product(rows: int, width: int) -> Workload:
     return Workload(lambda: torch.mm(a, b, out=out), 2.0 * rows * width * width)
 
 
-def workloads(dim: int, width: int, depth: int) -> dict[str, Workload]:
-    """Everything that is measured, by name."""
-    problem = lqg(dim)
+def training(problem: SemilinearPDE, name: str, width: int, depth: int, compile: bool) -> dict[str, Workload]:
+    """A step of SOAP on one objective, samples included, and its loss and gradient alone."""
     surrogate = mlp(problem, seed=0, width=width, depth=depth)
-    objective = path(problem, surrogate)
+    objective = OBJECTIVES[name](problem, surrogate)
     optimizer = soap(surrogate.parameters())
-    frozen = mlp(problem, seed=0, width=width, depth=depth).requires_grad_(False)
-    t, x = problem.sample_points(POINTS, Stream(0, 0))
-    batch = objective.sample(BATCH, Stream(0, 1))
-    rows = BATCH * objective.steps
+    samples = BATCHES[name]
+    batch = objective.sample(samples, Stream(0, 1))
+    rows = samples * (objective.steps if isinstance(objective, PathLoss) else problem.dim + 3)
+    loss = compiled(objective) if compile else objective
 
     def differentiate() -> None:
         optimizer.zero_grad()
-        objective(*batch).backward()
+        loss(*batch).backward()
 
     def train() -> None:
         optimizer.zero_grad()
-        objective(*objective.sample(BATCH, Stream(0, 1))).backward()
+        loss(*objective.sample(samples, Stream(0, 1))).backward()
         optimizer.step()
+
+    flop = products(lambda: objective(*batch).backward())
+    return {
+        f"training step ({name}, SOAP)": Workload(train, flop, rows),
+        f"  its loss and gradient ({name})": Workload(differentiate, flop, rows),
+    }
+
+
+def workloads(dim: int, width: int, depth: int, compile: bool = False) -> dict[str, Workload]:
+    """Everything that is measured, by name."""
+    problem = lqg(dim)
+    frozen = mlp(problem, seed=0, width=width, depth=depth).requires_grad_(False)
+    t, x = problem.sample_points(POINTS, Stream(0, 0))
 
     def correction(times: int, probes: int | None) -> Workload:
         estimator, error = linearised(times=times), defect(problem, frozen, probes=probes)
@@ -84,12 +103,11 @@ def workloads(dim: int, width: int, depth: int) -> dict[str, Workload]:
 
         return Workload(call, products(call), STREAM_ROWS)
 
-    flop = products(differentiate)
+    steps = {name: load for o in OBJECTIVES for name, load in training(problem, o, width, depth, compile).items()}
+    rows = sorted({STREAM_ROWS, *(load.rows for load in steps.values() if load.rows is not None)})
     return {
-        f"matrix product, {rows} rows": product(rows, width),
-        f"matrix product, {STREAM_ROWS} rows": product(STREAM_ROWS, width),
-        "training step (path, SOAP)": Workload(train, flop, rows),
-        "  its loss and gradient": Workload(differentiate, flop, rows),
+        **{f"matrix product, {count} rows": product(count, width) for count in rows},
+        **steps,
         "correction (8 probes)": correction(4, 8),
         "correction (exact Laplacian)": correction(1, None),
         "normals": Workload(lambda: Stream(0, 3).normal(NORMALS), float(NORMALS)),
@@ -105,7 +123,7 @@ def rate_of(call: Callable[[], Any], work: float, seconds: float) -> float:
     return count * work / (time.perf_counter() - began)
 
 
-def measure(barrier: Any, results: Any, seconds: float, shape: tuple[int, int, int]) -> None:
+def measure(barrier: Any, results: Any, seconds: float, shape: tuple[int, int, int, bool]) -> None:
     """One process: rate of every workload while the others run the same."""
     torch.set_num_threads(1)
     for name, load in workloads(*shape).items():
@@ -114,17 +132,18 @@ def measure(barrier: Any, results: Any, seconds: float, shape: tuple[int, int, i
         results.put((name, load.rows, rate_of(load.call, load.work, seconds)))
 
 
-def rates(processes: int, seconds: float, shape: tuple[int, int, int]) -> dict[str, tuple[float, float | None]]:
+def rates(processes: int, seconds: float, shape: tuple[int, int, int, bool]) -> dict[str, tuple[float, float | None]]:
     """name -> (summed rate of simultaneous one-thread processes, its share of the matrix product's)."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
+    count = processes * len(workloads(*shape))
     started = [context.Process(target=measure, args=(barrier, results, seconds, shape)) for _ in range(processes)]
     for process in started:
         process.start()
     total: dict[str, float] = {}
     rows: dict[str, int | None] = {}
-    for _ in range(processes * len(workloads(*shape))):
-        name, rows[name], rate = results.get(timeout=120 + 20 * seconds)
+    for _ in range(count):
+        name, rows[name], rate = results.get(timeout=300 + 20 * seconds)
         total[name] = total.get(name, 0.0) + rate
     for process in started:
         process.join()
@@ -140,13 +159,14 @@ def main() -> None:
     for name, default in (("processes", 2), ("dim", 100), ("width", 128), ("depth", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
-    found = rates(given.processes, given.seconds, (given.dim, given.width, given.depth))
+    found = rates(given.processes, given.seconds, (given.dim, given.width, given.depth, given.compile))
     for name, (rate, share) in found.items():
         if name == "normals":
-            print(f"{name:30} {rate / 1e6:8.1f} M/s")
+            print(f"{name:36} {rate / 1e6:8.1f} M/s")
         else:
-            print(f"{name:30} {rate / 1e9:8.1f} GFLOP/s" + ("" if share is None else f"   {share:5.2f} of the matrix product"))
+            print(f"{name:36} {rate / 1e9:8.1f} GFLOP/s" + ("" if share is None else f"   {share:5.2f} of the matrix product"))
 
 
 if __name__ == "__main__":

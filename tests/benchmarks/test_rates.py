@@ -22,7 +22,7 @@ def shares(seconds: float) -> dict[str, float]:
 
 def test_every_workload_of_the_benchmark_has_a_rate() -> None:
     found = shares(0.1)
-    assert len(found) == 4 and all(0.0 < share < CEILING for share in found.values()), found
+    assert len(found) == 6 and all(0.0 < share < CEILING for share in found.values()), found
 
 
 @pytest.mark.slow

@@ -168,6 +168,17 @@ def test_layers_move_at_the_rates_of_their_roles() -> None:
     assert [g["role"] for g in by_role([torch.nn.Parameter(torch.zeros(3, 2))], 1.0)] == ["hidden"]
 
 
+@pytest.mark.parametrize("name", ["adam", "soap"])
+def test_a_rate_falls_as_the_root_of_the_width_from_the_one_it_is_meant_for(name: str) -> None:
+    make, nets = factory("optimizers", name), {w: mlp(equation("lqg", 4), seed=0, width=w, depth=2) for w in (8, 16, 32)}
+    rates = {w: make(net.parameters(), learning_rate=0.1, base_width=16).param_groups[0]["lr"] for w, net in nets.items()}
+    assert rates == pytest.approx({8: 0.1 * 2**0.5, 16: 0.1, 32: 0.1 / 2**0.5})
+    assert make(nets[8].parameters(), learning_rate=0.1).param_groups[0]["lr"] == 0.1
+    for parameters, width in ((nets[8].parameters(), 0), ([torch.nn.Parameter(torch.zeros(3))], 16)):
+        with pytest.raises(ValueError, match=f"base_width = {width}"):
+            make(parameters, learning_rate=0.1, base_width=width)
+
+
 @pytest.mark.parametrize("name", ["modified_mlp", "pirate_net", "windowed_network"])
 def test_every_network_of_a_surrogate_has_a_first_and_a_last_layer(name: str) -> None:
     problem = equation("viscous_burgers", 3)
