@@ -46,6 +46,16 @@ def test_a_training_stopped_and_resumed_ends_with_the_undisturbed_bits(
     np.testing.assert_array_equal(result(hit).losses, result(calm).losses)
 
 
+@pytest.mark.parametrize("name", ["adam", "soap"])
+def test_a_rate_for_all_widths_leaves_the_hash_alone_and_one_for_a_width_trains_by_itself(name: str, job_file: Path) -> None:
+    plain, none, at_64 = (
+        quick(job_file, {"name": name, "learning_rate": 0.01, **more}) for more in ({}, {"base_width": None}, {"base_width": 64})
+    )
+    assert plain.training_hash == none.training_hash != at_64.training_hash
+    assert "base_width" not in plain.resolved["training"]["optimizer"]
+    assert at_64.optimizer(list(at_64.surrogate().parameters())).param_groups[0]["lr"] > 0.01
+
+
 def test_weights_of_time_follow_the_parameters_of_a_step_and_not_the_trials_of_its_search(
     job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
