@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_training import THEN, Stopping, folder_for, parameters
 
+from kernels import forward_laplacian
 from pipeline import training
 from pipeline.errors import InputError
 from pipeline.job import load_job
@@ -17,6 +18,23 @@ from pipeline.training import sample, train, train_here
 
 LQG = {"problem": {"name": "lqg", "dim": 6}}
 """It has a profile, which ends at g at the last times of a path."""
+
+
+def compare(job: Any, *, whole: bool) -> None:
+    """Value, gradient and losses of bins, as one graph where ``whole``."""
+    torch.compiler.reset()
+    surrogate = job.surrogate()
+    loss = job.objective(surrogate)
+    batch = sample(loss, job, 64, 0.5, 0, 0, 1)
+    found = []
+    for function in (loss, torch.compile(loss, fullgraph=whole, dynamic=False, backend="aot_eager")):
+        surrogate.zero_grad()
+        value = function(*batch)
+        value.sum().backward()
+        found.append([value.detach(), *(p.grad.clone() for p in surrogate.parameters())])
+        if weighting := getattr(loss, "weighting", None):
+            found[-1].append(weighting.seen.clone())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -36,19 +54,27 @@ def test_a_compiled_loss_has_the_same_value_and_gradient(
     objective: Any, changes: dict[str, Any], whole: bool, job_file: Path
 ) -> None:
     """As one graph where ``whole``: a branch on data would break it in two, and nothing be compiled across the break."""
-    job = load_job(job_file, {"training.objective": objective, **changes})
-    surrogate = job.surrogate()
-    loss = job.objective(surrogate)
-    batch = sample(loss, job, 64, 0.5, 0, 0, 1)
-    found = []
-    for function in (loss, torch.compile(loss, fullgraph=whole, dynamic=False, backend="aot_eager")):
-        surrogate.zero_grad()
-        value = function(*batch)
-        value.sum().backward()
-        found.append([value.detach(), *(p.grad.clone() for p in surrogate.parameters())])
-        if weighting := getattr(loss, "weighting", None):
-            found[-1].append(weighting.seen.clone())
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+    compare(load_job(job_file, {"training.objective": objective, **changes}), whole=whole)
+
+
+NETWORKS: list[dict[str, Any]] = [
+    {"name": "mlp", "depth": 2, "activation": "sin", "factorised": True, "frequencies": 2},
+    {"name": "residual_network", "blocks": 1, "activation": "gelu"},
+    {"name": "modified_mlp", "depth": 2, "factorised": True},
+    {"name": "pirate_net", "blocks": 1, "activation": "sin", "frequencies": 1},
+    {"name": "separable_network", "rank": 3, "activation": "gelu"},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wide", [False, True], ids=["autograd's backward", "pre-activations alone"])
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network["name"])
+def test_every_network_is_compiled_in_one_graph_with_either_backward(
+    network: dict[str, Any], wide: bool, job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward_laplacian, "WIDE", 1 if wide else 10**9)
+    job = load_job(job_file, {"training.objective": "residual", "surrogate": {**network, "width": 8}, **LQG})
+    compare(job, whole=True)
 
 
 @pytest.mark.parametrize("then", [False, True])
