@@ -83,15 +83,13 @@ def until_joined(ray: Any, signals: NotedSignals) -> None:
 
 
 def check_gpus(job: Job, gpus: float) -> None:
-    """InputError where a cluster lacks the GPUs of a job, one for every worker of a phase in TF32 or one for a correction."""
+    """InputError where a cluster has no GPU for a job that needs one: for a phase in TF32 or for a correction."""
     if job.model.correction.device == "cuda" and gpus < 1:
         raise InputError("correction.device = 'cuda': the Ray cluster has no GPU: use device: cpu, or a cluster with GPUs")
-    workers = max(1, job.model.training.workers)
     for key, phase in zip(PHASES, job.model.training.phases, strict=False):
-        if phase.precision == "tf32" and gpus < workers:
+        if phase.precision == "tf32" and gpus < 1:
             raise InputError(
-                f"{key}.precision = 'tf32': the Ray cluster has {gpus:.0f} GPUs for {workers} training workers. "
-                "Lower training.workers, or use precision: float32"
+                f"{key}.precision = 'tf32': the Ray cluster has no GPU. Use precision: float32, or a cluster with GPUs"
             )
 
 

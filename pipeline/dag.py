@@ -249,7 +249,7 @@ def _await(ray: Any, waiting: deque[Callable[[], list[Any]]], at_once: int, sign
 
 
 def train_on_ray(folder: RunFolder, job: Job) -> None:
-    """Train on Ray Train workers; where one is killed, all go on from the last checkpoint."""
+    """Train on Ray Train workers; where one is killed, all go on from the last checkpoint, in as many as the cluster has places for."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -259,13 +259,19 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
     workers = max(1, job.model.training.workers)
     storage = folder.path / RAY_STORAGE
     for attempt in range(MAX_FAILURES + 1):
-        gpus = ray.cluster_resources().get("GPU", 0)
-        if 0 < gpus < workers:
-            log(folder.log, f"{gpus:.0f} GPUs for {workers} training workers: all of them train on CPUs")
+        there = ray.cluster_resources()
+        gpus = int(there.get("GPU", 0))
+        processes = processes_for(workers, gpus or int(there.get("CPU", 1)))
+        if processes < workers:
+            kind = "GPUs" if gpus else "CPUs"
+            log(
+                folder.log,
+                f"{processes} processes take the samples of {workers} training workers in turn: the cluster has no more {kind}",
+            )
         trainer = TorchTrainer(
             _ray_worker,
             train_loop_config={"folder": str(folder.path)},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus >= workers),
+            scaling_config=ScalingConfig(num_workers=processes, use_gpu=gpus > 0),
             # Attempts are counted here: what a worker refuses is not to be tried again.
             run_config=RunConfig(
                 name=f"attempt-{attempt}", storage_path=str(storage), failure_config=FailureConfig(max_failures=0)
@@ -290,14 +296,25 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
     )
 
 
+def processes_for(workers: int, places: int) -> int:
+    """How many processes train: each takes the samples of equally many workers, and there are places for all.
+
+    >>> [processes_for(4, places) for places in (8, 4, 3, 1, 0)], processes_for(3, 2)
+    ([4, 4, 2, 1, 1], 1)
+    """
+    return max(n for n in range(1, workers + 1) if workers % n == 0 and n <= max(1, places))
+
+
 def _ray_worker(config: dict[str, str]) -> None:
     """One data-parallel worker of Ray Train; it finds the last checkpoint by itself."""
     import ray.train
     import ray.train.torch
 
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank, processes = context.get_world_rank(), context.get_world_size()
     folder, device = RunFolder(Path(config["folder"])), ray.train.torch.get_device()
-    team = Together(device) if device.type == "cpu" else Overlapped(device)
+    job, team = folder.load(), Together(device) if device.type == "cpu" else Overlapped(device)
+    workers = max(1, job.model.training.workers)
     with one_thread():
-        training.train(folder, folder.load(), shards=range(rank, rank + 1), of=world, team=team, writes=rank == 0, device=device)
+        shards = range(rank, workers, processes)
+        training.train(folder, job, shards=shards, of=workers, team=team, writes=rank == 0, device=device)

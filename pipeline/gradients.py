@@ -27,12 +27,12 @@ def loss_and_gradient(
     ``draw(n, count)`` gives the samples of part n of ``count`` equal ones; shard s is its parts
     s parts .. (s + 1) parts - 1. Each is the mean over its samples, and all have equally many, so that
     the mean over parts is that over the batch. A shard's own sum is formed before it joins the
-    others: the bits are those of one process a shard. So is that of what the loss's ``weighting``
-    saw, if it has one.
+    others, and they join in order: the bits are those of one process a shard. So is that of what the loss's
+    ``weighting`` saw, if it has one. ``shards`` are those of this process of the team, as many as any other's has.
     """
     for parameter in parameters:
         parameter.grad = None
-    total, seen = 0.0, []
+    total, seen = 0.0, None
     for shard in shards:
         before = [parameter.grad for parameter in parameters]
         for parameter in parameters:
@@ -44,12 +44,9 @@ def loss_and_gradient(
                 loss = loss_module(*samples) / (of * parts)
                 loss.backward()
             losses.append(loss.detach())
-        for parameter, others in zip(parameters, before, strict=True):
-            if others is not None:
-                parameter.grad = others if parameter.grad is None else others.add_(parameter.grad)
-        total += float(sum(losses[1:], losses[0]))
+        total = team.add(parameters, before, total, float(sum(losses[1:], losses[0])))
         if weighting is not None:
-            seen.append(weighting.take())
-    if weighting is not None:
-        weighting.seen = team.sum(sum(seen[1:], seen[0]))
-    return team.add(parameters, total)
+            seen = team.sum(seen, weighting.take())
+    if weighting is not None and seen is not None:
+        weighting.seen = seen
+    return total

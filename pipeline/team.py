@@ -11,9 +11,15 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+Gradients = Sequence[Tensor | None]
+"""One a parameter, None where it has none."""
+
 
 class Team(Protocol):
-    """The processes of one training; each calls every method together with the others."""
+    """The processes of one training; each calls every method together with the others.
+
+    Process r of n takes the shards r, r + n, r + 2n ... of a batch, and all add up one each at a time.
+    """
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The loss module as this process is to call it."""
@@ -27,12 +33,12 @@ class Team(Protocol):
         """The step from which all go on: that of the process which writes."""
         ...
 
-    def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
-        """Replace every gradient by its sum over the processes; the sum of the losses."""
+    def add(self, parameters: Sequence[nn.Parameter], before: Gradients, total: float, loss: float) -> float:
+        """Replace every gradient by ``before`` and its sum over the processes; ``total`` and the sum of the losses."""
         ...
 
-    def sum(self, mine: Tensor) -> Tensor:
-        """The sum of a tensor over the processes, in the same order for all."""
+    def sum(self, before: Tensor | None, mine: Tensor) -> Tensor:
+        """``before`` and the sum of a tensor over the processes, in the same order for all."""
         ...
 
 
@@ -48,18 +54,19 @@ class Solo:
     def agree(self, step: int) -> int:
         return step
 
-    def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
-        return loss
+    def add(self, parameters: Sequence[nn.Parameter], before: Gradients, total: float, loss: float) -> float:
+        _join(parameters, before)
+        return total + loss
 
-    def sum(self, mine: Tensor) -> Tensor:
-        return mine
+    def sum(self, before: Tensor | None, mine: Tensor) -> Tensor:
+        return _in_order(before, [mine])
 
 
 class Together:
     """The processes of torch.distributed, whose sums run over them in order of rank.
 
     A ring adds in an order that depends on the number of workers. Adding in order gives the bits of one
-    process that takes the shards in turn.
+    process that takes the shards in turn, however many there are.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -81,17 +88,18 @@ class Together:
         distributed.all_gather(parts, mine)
         return parts
 
-    def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
-        gradients = [p.grad for p in parameters if p.grad is not None]
+    def add(self, parameters: Sequence[nn.Parameter], before: Gradients, total: float, loss: float) -> float:
+        mine = [(p.grad, b) for p, b in zip(parameters, before, strict=True) if p.grad is not None]
         # The loss, a float32 like the gradients, travels along.
-        parts = self._gathered(torch.cat([*(g.reshape(-1) for g in gradients), gradients[0].new_tensor([loss])]))
-        total = _in_order([part[:-1] for part in parts])
-        for gradient, summed in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(summed.view_as(gradient))
-        return sum(float(part[-1]) for part in parts)
+        parts = self._gathered(torch.cat([*(g.reshape(-1) for g, _ in mine), mine[0][0].new_tensor([loss])]))
+        start = None if mine[0][1] is None else torch.cat([b.reshape(-1) for _, b in mine if b is not None])
+        summed = _in_order(start, [part[:-1] for part in parts])
+        for (gradient, _), part in zip(mine, summed.split([g.numel() for g, _ in mine]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return sum((float(part[-1]) for part in parts), total)
 
-    def sum(self, mine: Tensor) -> Tensor:
-        return _in_order(self._gathered(mine))
+    def sum(self, before: Tensor | None, mine: Tensor) -> Tensor:
+        return _in_order(before, self._gathered(mine))
 
 
 class Overlapped(Together):
@@ -109,14 +117,22 @@ class Overlapped(Together):
         assert isinstance(module, DistributedDataParallel)
         return module.no_sync()
 
-    def add(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
-        return sum(map(float, self._gathered(torch.tensor([loss], device=self._device))))
+    def add(self, parameters: Sequence[nn.Parameter], before: Gradients, total: float, loss: float) -> float:
+        _join(parameters, before)
+        return sum(map(float, self._gathered(torch.tensor([loss], device=self._device))), total)
 
 
-def _in_order(parts: Sequence[Tensor]) -> Tensor:
-    """Their sum from the first to the last."""
-    total = parts[0].clone()
-    for part in parts[1:]:
+def _join(parameters: Sequence[nn.Parameter], before: Gradients) -> None:
+    """Add every gradient to the one before, in its place."""
+    for parameter, others in zip(parameters, before, strict=True):
+        if others is not None:
+            parameter.grad = others if parameter.grad is None else others.add_(parameter.grad)
+
+
+def _in_order(before: Tensor | None, parts: Sequence[Tensor]) -> Tensor:
+    """The sum of all, from the first to the last."""
+    total, rest = (parts[0].clone(), parts[1:]) if before is None else (before.clone(), parts)
+    for part in rest:
         total += part
     return total
 

@@ -76,12 +76,11 @@ def test_a_head_that_is_being_started_is_waited_for_and_another_is_not(monkeypat
         cluster.until_answers("a:1", NotedSignals())
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_tf32_needs_a_gpu_for_every_worker(workers: int) -> None:
-    job = job_from({**TINY, "training": {"precision": "tf32", "batch": 64, "workers": workers}}, Path())
-    with pytest.raises(InputError, match=rf"training.precision = 'tf32': the Ray cluster has 0 GPUs for {max(1, workers)} "):
+def test_tf32_needs_a_gpu_which_several_workers_may_share() -> None:
+    job = job_from({**TINY, "training": {"precision": "tf32", "batch": 64, "workers": 2}}, Path())
+    with pytest.raises(InputError, match=r"precision = .tf32.: the Ray cluster has no GPU"):
         cluster.check_gpus(job, 0.0)
-    cluster.check_gpus(job, float(max(1, workers)))
+    cluster.check_gpus(job, 1.0)
 
 
 def test_waiting_ends_with_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
