@@ -266,7 +266,7 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
             kind = "GPUs" if gpus else "CPUs"
             log(
                 folder.log,
-                f"{processes} processes take the samples of {workers} training workers in turn: the cluster has no more {kind}",
+                f"training workers: {processes} of {workers}, which take all samples in turn; the cluster has no more {kind}",
             )
         trainer = TorchTrainer(
             _ray_worker,

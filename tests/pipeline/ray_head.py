@@ -30,7 +30,7 @@ def listens(port: int) -> bool:
 
 
 @contextmanager
-def ray_head(*, dashboard: bool = False) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
+def ray_head(*, dashboard: bool = False, cpus: int = 2) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
     """Guarded by a token that this process and its children have: address, that of its dashboard, and its first process."""
     place = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray puts sockets there
     token = place / "token"
@@ -39,7 +39,7 @@ def ray_head(*, dashboard: bool = False) -> Iterator[tuple[str, str, subprocess.
     guard = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     port, board = free_port(), free_port()
-    line = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
+    line = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", f"--num-cpus={cpus}"]
     line += [f"--ray-client-server-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
     line += [
         f"--include-dashboard={str(dashboard).lower()}",
@@ -74,3 +74,25 @@ def ray_head(*, dashboard: bool = False) -> Iterator[tuple[str, str, subprocess.
                 one.kill()
         process.communicate(timeout=60)
         shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def ray_node(address: str) -> Iterator[subprocess.Popen[str]]:
+    """One more node of one CPU, which has joined the cluster of a head; its first process."""
+    line = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={address}", "--num-cpus=1"]
+    line += [
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        f"--dashboard-agent-listen-port={free_port()}",
+        "--disable-usage-stats",
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        for one in [*(family(process) if process.poll() is None else []), process]:
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                one.kill()
+        process.communicate(timeout=60)

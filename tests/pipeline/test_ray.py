@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from ray_head import ray_head
+from ray_head import ray_head, ray_node
 from running import TWO, all_gone, counts, execute, family, free_port, log_of, marks, ranks, started, stop, until
 from test_bad_input import write
 
@@ -184,6 +184,27 @@ def test_a_training_loses_a_worker_and_is_stopped_on_a_cluster_that_lives_on_and
     np.testing.assert_array_equal(losses(run), losses(undisturbed / "run"))
     assert not (run / RAY_STORAGE).exists()
     assert json.loads((run / "report.json").read_text())["resumed"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_training_whose_node_is_lost_for_good_goes_on_in_fewer_processes_to_the_same_bits(
+    fresh: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes of one CPU each for two workers; SIGKILL to all of the second after the first checkpoint."""
+    run = fresh.parent / "run"
+    with ray_head(cpus=1) as (address, _, _), ray_node(address) as node:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        monkeypatch.setenv("SCASML_RAY_NODES", "2")
+        process = started(fresh, run, MOMENTS["train"])
+        checkpointed(process, run)
+        for one in [*family(node), node]:
+            one.kill()
+        _, shown = process.communicate(timeout=300)
+    assert process.returncode == 0, shown
+    assert "training workers: 1 of 2, which take all samples in turn" in log_of(run)
+    assert numbers(run) == numbers(undisturbed / "run")
+    np.testing.assert_array_equal(losses(run), losses(undisturbed / "run"))
 
 
 @pytest.mark.timeout(300)
