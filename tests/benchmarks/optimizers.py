@@ -8,7 +8,8 @@ rate is the best, by that loss, of a third, once and three times the default, bu
 trial. FLOP count every loss and gradient that an optimizer asks for, in units of one; the Jacobian of k residuals a sample is
 (1 + 2k)/3 of them. A step's time is over that of its own loss and gradient alone, both from one run.
 
---transfer prints, for Adam, Muon and others, the loss against the learning rate at several widths, and the best rate.
+--transfer prints the loss against the learning rate at several widths, and the best rate: for Adam and SOAP at one rate for all
+widths and at one that falls as their root, for Muon and steepest descent, whose rates are scaled by shape.
 """
 
 from __future__ import annotations
@@ -80,13 +81,13 @@ def error_of(problem: SemilinearPDE, net: Network, seed: int) -> float:
         return ((net(t, x) - exact).norm() / exact.norm()).item()
 
 
-def trained(size: Size, name: str, steps: int, rate: float) -> Outcome:
+def trained(size: Size, name: str, steps: int, rate: float, **options: Any) -> Outcome:
     """Train from the size's own first parameters on its own batches."""
     problem = factory("equations", size.problem, "")(size.dim)
     net = mlp(problem, seed=size.seed, width=size.width, depth=size.depth)
     objective: Any = factory("objectives", PROBLEMS[size.problem], "")(problem, net)
     parameters = list(net.parameters())
-    optimizer: Any = factory("optimizers", name, "")(parameters, learning_rate=rate)
+    optimizer: Any = factory("optimizers", name, "")(parameters, learning_rate=rate, **options)
     peaks = [group["lr"] for group in optimizer.param_groups]
     aside = objective.sample(ASIDE * size.batch, Stream(size.seed, Purpose.PILOT))
     taken, alone, spent = 0.0, [], []
@@ -184,14 +185,23 @@ def room(size: Size, steps: int, only: Sequence[str]) -> Table:
     return table
 
 
-TRANSFER = {"adam": 1e-3, "muon": 1e-2, "steepest_descent": 1e-2}
-"""Optimizers whose best rate is sought at several widths, with the smallest of the rates, each twice the one before."""
+TRANSFER: list[tuple[str, float, dict[str, Any]]] = [
+    ("adam", 1e-3, {}),
+    ("adam", 1e-3, {"base_width": 32}),
+    ("soap", 1e-3, {}),
+    ("soap", 1e-3, {"base_width": 32}),
+    ("muon", 1e-2, {}),
+    ("steepest_descent", 1e-2, {}),
+]
+"""Optimizers whose best rate is sought at several widths, with the smallest of the rates, each twice the one before, and options."""
 
 
-def transfer(size: Size, steps: int, name: str, widths: Sequence[int], count: int, seeds: int) -> Table:
+def transfer(
+    size: Size, steps: int, name: str, widths: Sequence[int], rates: Sequence[float], seeds: int, options: dict[str, Any]
+) -> Table:
     """Geometric mean over seeds of the loss kept aside, against the rate at each width; the best rate last."""
-    rates = [TRANSFER[name] * 2.0**n for n in range(count)]
-    table = Table(title=f"{name} on {size.problem} {size.dim}d, {steps} steps of {size.batch}, {seeds} seeds: loss by rate")
+    told = " ".join([name, *(f"{key} {value}" for key, value in options.items())])
+    table = Table(title=f"{told} on {size.problem} {size.dim}d, {steps} steps of {size.batch}, {seeds} seeds: loss by rate")
     table.add_column("width")
     for column in (*(f"{rate:.1e}" for rate in rates), "best"):
         table.add_column(column, justify="right")
@@ -199,7 +209,7 @@ def transfer(size: Size, steps: int, name: str, widths: Sequence[int], count: in
         losses = []
         for rate in rates:
             sizes = [Size(size.problem, size.dim, width, size.depth, size.batch, size.seed + n) for n in range(seeds)]
-            losses.append(statistics.geometric_mean(min(trained(s, name, steps, rate).loss, 1e9) for s in sizes))
+            losses.append(statistics.geometric_mean(min(trained(s, name, steps, rate, **options).loss, 1e9) for s in sizes))
         table.add_row(str(width), *(f"{loss:.2e}" for loss in losses), f"{rates[losses.index(min(losses))]:.1e}")
     return table
 
@@ -229,8 +239,10 @@ def main() -> None:
     for problem in given.problems:
         size = Size(problem, given.dim, given.width, given.depth, given.batch, given.seed)
         if given.transfer:
-            for name in given.only or TRANSFER:
-                console.print(transfer(size, given.steps, name, given.widths, given.rates, given.seeds))
+            for name, least, options in TRANSFER:
+                if name in (given.only or names("optimizers")):
+                    rates = [least * 2.0**n for n in range(given.rates)]
+                    console.print(transfer(size, given.steps, name, given.widths, rates, given.seeds, options))
         else:
             console.print(room(size, given.steps, given.only or names("optimizers")))
     console.print(f"{time.perf_counter() - began:.0f} s")

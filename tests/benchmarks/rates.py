@@ -1,12 +1,13 @@
 """Fractions of this machine's matrix-product rate that correction and training reach.
 
-    python tests/benchmarks/rates.py [--processes 2] [--seconds 3] [--dim 100] [--width 128] [--depth 4] [--compile]
+    python tests/benchmarks/rates.py [--processes 2] [--seconds 3] [--dim 100] [--width 128] [--depth 4] [--workers 1] [--compile]
 
 All figures come from one run, in which every measurement runs in simultaneous one-thread
 processes. The numerator counts the FLOP of the matrix products of one call, as torch executes them
 (the optimizer's own excluded); the denominator is the rate of float32 products of the same number
 of rows by width x width. The parts of a call that are not such products are timed apart.
-With --compile the losses of training are those of ``training.compile: true``.
+A training step takes the part of a job's batch that falls to one of so many workers; with --compile its loss is that of
+``training.compile: true``.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from kernels.surrogates.mlp import mlp
 from pipeline.compiling import compiled
 
 OBJECTIVES = {"path": path, "residual": residual}
-BATCHES = {"path": 128, "residual": 32}
-"""Paths, and points, that one of two workers takes in the jobs."""
+BATCHES = {"path": 256, "residual": 64}
+"""Paths, and points, of a step in the jobs."""
 
 POINTS, DRAWS = 16, 64
 NORMALS = 1_000_000
@@ -63,12 +64,12 @@ def product(rows: int, width: int) -> Workload:
     return Workload(lambda: torch.mm(a, b, out=out), 2.0 * rows * width * width)
 
 
-def training(problem: SemilinearPDE, name: str, width: int, depth: int, compile: bool) -> dict[str, Workload]:
+def training(problem: SemilinearPDE, name: str, width: int, depth: int, workers: int, compile: bool) -> dict[str, Workload]:
     """A step of SOAP on one objective, samples included, and its loss and gradient alone."""
     surrogate = mlp(problem, seed=0, width=width, depth=depth)
     objective = OBJECTIVES[name](problem, surrogate)
     optimizer = soap(surrogate.parameters())
-    samples = BATCHES[name]
+    samples = BATCHES[name] // workers
     batch = objective.sample(samples, Stream(0, 1))
     rows = samples * (objective.steps if isinstance(objective, PathLoss) else problem.dim + 3)
     loss = compiled(objective) if compile else objective
@@ -89,7 +90,7 @@ def training(problem: SemilinearPDE, name: str, width: int, depth: int, compile:
     }
 
 
-def workloads(dim: int, width: int, depth: int, compile: bool = False) -> dict[str, Workload]:
+def workloads(dim: int, width: int, depth: int, workers: int = 1, compile: bool = False) -> dict[str, Workload]:
     """Everything that is measured, by name."""
     problem = lqg(dim)
     frozen = mlp(problem, seed=0, width=width, depth=depth).requires_grad_(False)
@@ -103,7 +104,7 @@ def workloads(dim: int, width: int, depth: int, compile: bool = False) -> dict[s
 
         return Workload(call, products(call), STREAM_ROWS)
 
-    steps = {name: load for o in OBJECTIVES for name, load in training(problem, o, width, depth, compile).items()}
+    steps = {name: load for o in OBJECTIVES for name, load in training(problem, o, width, depth, workers, compile).items()}
     rows = sorted({STREAM_ROWS, *(load.rows for load in steps.values() if load.rows is not None)})
     return {
         **{f"matrix product, {count} rows": product(count, width) for count in rows},
@@ -123,7 +124,7 @@ def rate_of(call: Callable[[], Any], work: float, seconds: float) -> float:
     return count * work / (time.perf_counter() - began)
 
 
-def measure(barrier: Any, results: Any, seconds: float, shape: tuple[int, int, int, bool]) -> None:
+def measure(barrier: Any, results: Any, seconds: float, shape: tuple[int, int, int, int, bool]) -> None:
     """One process: rate of every workload while the others run the same."""
     torch.set_num_threads(1)
     for name, load in workloads(*shape).items():
@@ -132,7 +133,7 @@ def measure(barrier: Any, results: Any, seconds: float, shape: tuple[int, int, i
         results.put((name, load.rows, rate_of(load.call, load.work, seconds)))
 
 
-def rates(processes: int, seconds: float, shape: tuple[int, int, int, bool]) -> dict[str, tuple[float, float | None]]:
+def rates(processes: int, seconds: float, shape: tuple[int, int, int, int, bool]) -> dict[str, tuple[float, float | None]]:
     """name -> (summed rate of simultaneous one-thread processes, its share of the matrix product's)."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
@@ -156,12 +157,12 @@ def rates(processes: int, seconds: float, shape: tuple[int, int, int, bool]) -> 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("processes", 2), ("dim", 100), ("width", 128), ("depth", 4)):
+    for name, default in (("processes", 2), ("dim", 100), ("width", 128), ("depth", 4), ("workers", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
-    found = rates(given.processes, given.seconds, (given.dim, given.width, given.depth, given.compile))
+    found = rates(given.processes, given.seconds, (given.dim, given.width, given.depth, given.workers, given.compile))
     for name, (rate, share) in found.items():
         if name == "normals":
             print(f"{name:36} {rate / 1e6:8.1f} M/s")
