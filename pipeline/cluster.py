@@ -98,11 +98,7 @@ def check_capacity(job: Job, nodes: list[float], *, spread: bool) -> int:
 
     ``spread`` says that its ranks may be on several nodes: srun starts them anywhere in its allocation, mpiexec on one.
     """
-    workers, correction = job.model.training.workers, job.model.correction
-    if workers > sum(nodes):
-        raise InputError(
-            f"training.workers = {workers}: more than the {sum(nodes):.0f} CPUs of the Ray cluster: lower it, or add nodes"
-        )
+    correction = job.model.correction
     largest = int(max(nodes, default=0.0))
     if largest < 1:
         raise InputError("the Ray cluster has no node with a CPU: start it with --num-cpus, or wait for its workers to join")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -45,6 +46,9 @@ GET_SECONDS = 60.0
 CANCEL_SECONDS = 5.0
 MAX_FAILURES = 3
 """How often a training whose workers fail is taken up again."""
+
+STARVED = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
+"""What Ray says after a minute without places for all processes."""
 
 
 def preflight(job: Job, *, on_ray: bool = False, here: bool = True) -> None:
@@ -193,14 +197,17 @@ def run_graph(work: list[tuple[Job, RunFolder]], begin: Callable[[], object]) ->
             check_gpus(job, gpus)
         begin()
         tasks: list[Any] = []
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
         def submit(alike: list[tuple[Job, RunFolder, int]]) -> list[Any]:
             """The ends of jobs with one training."""
             first, ends = None, []
             for job, folder, ranks in alike:
                 log(folder.log, "run opened")
-                # Workers of Ray Train reserve their own cores; the task that waits for them holds none.
-                own = remote["train"].options(num_cpus=0 if in_parallel(job) else 1)
+                # Workers of Ray Train reserve their own cores; the task that waits for them holds none, and lives as long as this driver.
+                own = remote["train"].options(
+                    **({"num_cpus": 0, "scheduling_strategy": here} if in_parallel(job) else {"num_cpus": 1})
+                )
                 trained = own.remote(folder) if first is None else remote["train_after"].remote(first, folder)
                 first = first or trained
                 if named and job.model.correction.ranks > 1:
@@ -258,28 +265,33 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     workers = max(1, job.model.training.workers)
     storage = folder.path / RAY_STORAGE
-    for attempt in range(MAX_FAILURES + 1):
+    failures = 0
+    for number in itertools.count():
         there = ray.cluster_resources()
-        gpus = int(there.get("GPU", 0))
-        processes = processes_for(workers, gpus or int(there.get("CPU", 1)))
+        kind, places = ("GPU", int(there["GPU"])) if there.get("GPU", 0.0) >= 1.0 else ("CPU", int(there.get("CPU", 1.0)))
+        processes = processes_for(workers, places)
         if processes < workers:
-            kind = "GPUs" if gpus else "CPUs"
             log(
                 folder.log,
-                f"training workers: {processes} of {workers}, which take all samples in turn; the cluster has no more {kind}",
+                f"samples of {workers} training workers are taken in turn by {processes} on the {places} {kind}s there are",
             )
         trainer = TorchTrainer(
             _ray_worker,
             train_loop_config={"folder": str(folder.path)},
-            scaling_config=ScalingConfig(num_workers=processes, use_gpu=gpus > 0),
+            scaling_config=ScalingConfig(num_workers=processes, use_gpu=kind == "GPU"),
             # Attempts are counted here: what a worker refuses is not to be tried again.
             run_config=RunConfig(
-                name=f"attempt-{attempt}", storage_path=str(storage), failure_config=FailureConfig(max_failures=0)
+                name=f"attempt-{number}",
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             ),
         )
         try:
             trainer.fit()
         except TrainingFailedError as error:
+            if type(getattr(error, "controller_failure", None)).__name__ in STARVED:
+                # The places were taken by others, or lost with their node since they were counted.
+                continue
             causes = list(getattr(error, "worker_failures", {}).values())
             for cause in causes:
                 if isinstance(cause, InputError):
@@ -289,11 +301,12 @@ def train_on_ray(folder: RunFolder, job: Job) -> None:
             shutil.rmtree(storage, ignore_errors=True)
             return
         log(folder.log, f"a training worker failed ({failure[:200]})")
-        if attempt < MAX_FAILURES:
-            begun(folder, "train")
-    raise EngineError(
-        f"training failed on Ray {MAX_FAILURES + 1} times, last with: {failure}. Its last checkpoint is kept: run again to resume"
-    )
+        failures += 1
+        if failures > MAX_FAILURES:
+            raise EngineError(
+                f"training failed on Ray {failures} times, last with: {failure}. Its last checkpoint is kept: run again to resume"
+            )
+        begun(folder, "train")
 
 
 def processes_for(workers: int, places: int) -> int:

@@ -101,10 +101,10 @@ def memory_needed(job: Job, *, on_ray: bool = False) -> float:
     chunk = 4.0 * rows * job.problem.dim * (16.0 + (job.probes or 1))
     folded = 0.0 if _tolerant(job) else CHUNK_BYTES * chunks_needed(job)
     rank = held + chunk + 8.0 * points * (2.0 * job.problem.dim + 40.0)
-    workers = max(1, training.workers) if on_ray and not os.environ.get("RAY_ADDRESS") else 1
+    at_once = min(training.workers, len(os.sched_getaffinity(0))) if on_ray and not os.environ.get("RAY_ADDRESS") else 1
     nodes = os.environ.get("SLURM_NNODES", "1")
     ranks = math.ceil(correction.ranks / max(1, int(nodes) if nodes.isdigit() else 1))
-    return max((held + working_memory(job, surrogate)) * workers, rank * ranks + folded)
+    return max((held + working_memory(job, surrogate)) * max(1, at_once), rank * ranks + folded)
 
 
 def _tolerant(job: Job) -> bool:

@@ -22,7 +22,7 @@ def check_precision(named: Sequence[tuple[str, str]], device: torch.device) -> N
         if precision == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE):
             raise InputError(
                 f"{key}.precision = 'tf32': this training runs on a {device.type} device without TF32. Use precision: float32, or "
-                "Ray with a GPU of compute capability 8.0 or higher for every worker"
+                "Ray with a GPU of compute capability 8.0 or higher"
             )
 
 

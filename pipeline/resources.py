@@ -28,11 +28,6 @@ def check_resources(job: Job, memory: float, *, on_ray: bool) -> None:
             f"correction.ranks = {correction.ranks}: more than the {cores} cores here. "
             "Lower it, ask for a larger allocation, or set correction.oversubscribe: true"
         )
-    if on_ray and not os.environ.get("RAY_ADDRESS") and job.model.training.workers > len(os.sched_getaffinity(0)):
-        raise InputError(
-            f"training.workers = {job.model.training.workers}: more than the {len(os.sched_getaffinity(0))} cores here, "
-            "so that Ray would wait for ever. Lower it, name a larger cluster in RAY_ADDRESS, or use --inline"
-        )
     free = psutil.virtual_memory().available
     if memory > free:
         raise InputError(

@@ -34,10 +34,10 @@ ASKED = 0.25
 BUDGETS = 3
 """At which two optimizers are compared, from the smallest to the largest that both reach."""
 
-FREE = {"steps", "batch", "workers", "accumulate", "checkpoint_every", "optimizer", "then"}
-"""Keys of a training in which the runs of one law may differ."""
+FREE = {"steps", "batch", "workers", "accumulate", "checkpoint_every", "then"}
+"""Keys of a training in which the runs of one law, by one optimizer, may differ."""
 
-SIZES = {"width", "depth", "blocks"}
+SIZES = {"width", "depth", "blocks", "rank"}
 """Options of a surrogate in which they may."""
 
 
@@ -124,7 +124,7 @@ def trained(found: Sequence[tuple[str, Path, Summary]]) -> list[Trained]:
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure with its percentile interval, None where the runs do not determine it."""
+    """A figure with its interval, None where the runs do not determine it."""
 
     value: float | None
     low: float | None
@@ -207,7 +207,7 @@ def studies(runs: Sequence[Trained]) -> list[Study]:
 
 def _check(label: str, runs: Sequence[Trained]) -> None:
     """Refuse runs that differ in more than size, data and seed, or are too few."""
-    for what, told in (("kind", "surrogates or objectives"), ("known", "errors, some of them estimates")):
+    for what, told in (("kind", "surrogates, objectives or options of the optimizer"), ("known", "errors, some of them estimates")):
         if len({getattr(run, what) for run in runs}) > 1:
             first, other = runs[0], next(run for run in runs if getattr(run, what) != getattr(runs[0], what))
             raise InputError(f"{label}: '{first.name}' and '{other.name}' have different {told}: name the runs of one study")

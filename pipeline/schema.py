@@ -137,8 +137,9 @@ class Training(_Steps):
     ] = None
     """A second phase from where the first one ends, with an optimizer and a schedule of its own."""
     workers: Annotated[CountOrZero, Rule("a whole number from 0 to 10^15", "2")] = 1
-    """Data-parallel workers of Ray Train; 0 or 1 trains in one process. Not hashed: a stopped training goes on under
-    another number. The samples are the same; a gradient's last bits follow the order of its sum."""
+    """Data-parallel workers of Ray Train, each a GPU where there are any, else a CPU; where there are fewer places, fewer processes take
+    their samples in turn. 0 or 1 trains in one process. Not hashed: a stopped training goes on under another number. The samples are
+    the same; a gradient's last bits follow the order of its sum."""
     checkpoint_every: Annotated[Positive, Rule("a number > 0", "15")] = 15.0
     """Seconds between two checkpoints: what a kill can cost. More where one takes more than a fiftieth of that. Not hashed."""
 

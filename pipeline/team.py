@@ -18,7 +18,8 @@ Gradients = Sequence[Tensor | None]
 class Team(Protocol):
     """The processes of one training; each calls every method together with the others.
 
-    Process r of n takes the shards r, r + n, r + 2n ... of a batch, and all add up one each at a time.
+    Process r of n takes the shards r, r + n, r + 2n ... of a batch; they add up in rounds of one shard a process, in order of the
+    shards.
     """
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -89,12 +90,17 @@ class Together:
         return parts
 
     def add(self, parameters: Sequence[nn.Parameter], before: Gradients, total: float, loss: float) -> float:
-        mine = [(p.grad, b) for p, b in zip(parameters, before, strict=True) if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        earlier = [b for b in before if b is not None]
+        if earlier and [p.grad is None for p in parameters] != [b is None for b in before]:
+            raise RuntimeError(
+                "a parameter has a gradient in one shard of the batch and none in another: its loss must use it always"
+            )
         # The loss, a float32 like the gradients, travels along.
-        parts = self._gathered(torch.cat([*(g.reshape(-1) for g, _ in mine), mine[0][0].new_tensor([loss])]))
-        start = None if mine[0][1] is None else torch.cat([b.reshape(-1) for _, b in mine if b is not None])
+        parts = self._gathered(torch.cat([*(g.reshape(-1) for g in gradients), gradients[0].new_tensor([loss])]))
+        start = torch.cat([b.reshape(-1) for b in earlier]) if earlier else None
         summed = _in_order(start, [part[:-1] for part in parts])
-        for (gradient, _), part in zip(mine, summed.split([g.numel() for g, _ in mine]), strict=True):
+        for gradient, part in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
         return sum((float(part[-1]) for part in parts), total)
 
@@ -105,7 +111,7 @@ class Together:
 class Overlapped(Together):
     """The same with DistributedDataParallel's ring, which on GPUs runs beside the backward pass.
 
-    The last bits of a gradient then depend on the number of workers, from three on.
+    The last bits of a gradient then depend on the number of processes and of their shards, from three shards on.
     """
 
     def wrap(self, module: nn.Module) -> nn.Module:

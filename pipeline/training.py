@@ -322,14 +322,18 @@ def working_memory(job: Job, surrogate: nn.Module) -> float:
     if job.learns != "steps" or not matrices:
         return 0.0
     training, resolved = job.model.training, job.resolved["training"]
-    rows, searching = 0.0, 0.0
+    # Streams pass through the layers whole, but where a network has layers of its own for every coordinate.
+    of_a_point: float | None = getattr(surrogate, "activations", None)
+    of_a_row = sum(p.shape[0] for p in matrices)
+    kept, searching = 0.0, 0.0
     for number, (phase, part) in enumerate(zip(training.phases, (resolved, resolved.get("then")), strict=False)):
         options, optimizer = part["objective"], job.optimizer(surrogate.parameters(), number)
         if isinstance(optimizer, Searching):
             times = 1 if options["name"] == "residual" else options.get("steps", 1)
             searching = max(searching, optimizer.memory(phase.batch * times))
         jets = job.problem.dim + 3 if options.get("probes") is None else options["probes"] + 6
-        streams = jets if options["name"] == "residual" else options.get("steps", 0) + 1
-        rows = max(rows, phase.batch / max(1, training.workers) / phase.accumulate * streams)
+        points, streams = (1, jets) if options["name"] == "residual" else (options.get("steps", 0) + 1, 1)
+        part_of_batch = phase.batch / max(1, training.workers) / phase.accumulate
+        kept = max(kept, part_of_batch * points * (of_a_point or streams * of_a_row))
     averaged = 4.0 * sum(p.numel() for p in surrogate.parameters()) if any(p.average for p in training.phases) else 0.0
-    return averaged + searching + 8.0 * 4.0 * rows * sum(p.shape[0] for p in matrices)
+    return averaged + searching + 8.0 * 4.0 * kept

@@ -49,7 +49,7 @@ def by_output(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def rate_at_width(parameters: list[Parameter], learning_rate: float, base_width: int | None) -> float:
-    """learning_rate sqrt(base_width/width), width that of the last hidden layer; learning_rate itself where base_width is None.
+    """learning_rate sqrt(base_width/width), width the inputs of the last matrix; learning_rate itself where base_width is None.
 
     Entries of a step of Adam, and of SOAP in its eigenbasis, are of the size of the rate: one that is not of low rank has a spectral
     norm that grows like the root of the width, as a random matrix's does, and the last layer's gain is divided out by no one.

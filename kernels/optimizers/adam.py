@@ -14,7 +14,7 @@ def adam(parameters: Iterable[Parameter], *, learning_rate: float = 1e-3, base_w
     """Adam (Kingma and Ba, arXiv 1412.6980) of torch.
 
     :param learning_rate: peak of the schedule, > 0
-    :param base_width: width it is meant for, at others it is learning_rate sqrt(base_width/width); null for one rate at all widths
+    :param base_width: inputs of the last layer that learning_rate is meant for; at another width it is learning_rate sqrt(base_width/width); null for one rate at all widths
     """
     if learning_rate <= 0.0:
         raise ValueError(f"learning_rate = {learning_rate}: Adam needs learning_rate > 0")

@@ -17,7 +17,7 @@ def soap(
 
     :param learning_rate: peak of the schedule, > 0
     :param every: steps between updates of the eigenbasis, at least 1
-    :param base_width: width that learning_rate is meant for, at others it is learning_rate sqrt(base_width/width); null for one rate at all widths
+    :param base_width: inputs of the last layer that learning_rate is meant for; at another width it is learning_rate sqrt(base_width/width); null for one rate at all widths
     """
     if learning_rate <= 0.0 or every < 1:
         raise ValueError(f"learning_rate = {learning_rate}, every = {every}: SOAP needs learning_rate > 0 and every >= 1")

@@ -6,10 +6,13 @@ import math
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernels.contracts import Jet, Paths, PointwiseField, SemilinearPDE, Vectors
 from kernels.jets import STREAM_ROWS
+from kernels.streams import Purpose, Stream
+
+NORMALISATION_POINTS = 4096
 
 AUTODIFF_FLOP = 1000.0
 """Arithmetic that a second derivative by automatic differentiation is booked at, a coordinate and direction: it takes a
@@ -21,6 +24,15 @@ def clock(problem: SemilinearPDE, t: Paths) -> tuple[Paths, Paths]:
     layer, horizon = problem.layer, problem.horizon
     inner = 1.0 + layer * (horizon - t) / horizon
     return torch.log(inner) / math.log1p(layer), -layer / (horizon * math.log1p(layer) * inner)
+
+
+def time_features(h: Paths, clocks: int) -> tuple[Tensor, Tensor]:
+    """h and, of k = 1..(clocks - 1)/2, cos(k pi h) and sin(k pi h); and their derivatives by h; both (paths, clocks)."""
+    if clocks == 1:
+        return h[:, None], torch.ones_like(h)[:, None]
+    k = math.pi * torch.arange(1, clocks // 2 + 1, dtype=h.dtype, device=h.device)
+    cos, sin = torch.cos(k * h[:, None]), torch.sin(k * h[:, None])
+    return torch.cat((h[:, None], cos, sin), 1), torch.cat((torch.ones_like(h)[:, None], -k * sin, k * cos), 1)
 
 
 SOON = 2.5e-7
@@ -128,3 +140,37 @@ def profile_flop(problem: SemilinearPDE, probes: int | None) -> float:
     if problem.hessian_form is not None or (problem.profile_jet is not None and problem.law.isotropic):
         return 0.0
     return AUTODIFF_FLOP * problem.dim * (problem.dim if probes is None else probes)
+
+
+def composed(p: Jet, s: Tensor, clock: tuple[Paths, Paths], n: Jet) -> Jet:
+    """The jet of p + s h N, from those of p and N, the clock h and h'; ``n.dt`` is N's derivative by h."""
+    h, h_t = clock
+    return Jet(
+        value=p.value + s * h * n.value,
+        dt=p.dt + s * (h_t * n.value + h * h_t * n.dt),
+        gradient=p.gradient + (s * h)[:, None] * n.gradient,
+        laplacian=p.laplacian + s * h * n.laplacian,
+    )
+
+
+class Normalised(nn.Module):
+    """The problem, and means and standard deviations of x and g(x) along its own paths, from ``seed``."""
+
+    mean: Tensor
+    spread: Tensor
+    terminal_mean: Tensor
+    terminal_spread: Tensor
+
+    def __init__(self, problem: SemilinearPDE, seed: int) -> None:
+        super().__init__()
+        self.problem = problem
+        stream = Stream(seed, Purpose.INITIALISATION, 1)
+        t, x = problem.sample_points(NORMALISATION_POINTS, stream)
+        elapsed = (problem.horizon - t) * stream.uniform(t.shape[0])
+        x, _ = problem.law.travel(t, x, elapsed, stream)
+        with torch.no_grad():
+            g = problem.terminal(x)
+        self.register_buffer("mean", x.mean())
+        self.register_buffer("spread", (x.var(0).mean() + 1e-12).sqrt())
+        self.register_buffer("terminal_mean", g.mean())
+        self.register_buffer("terminal_spread", (g.var() + 1e-12).sqrt())

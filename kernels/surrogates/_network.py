@@ -15,9 +15,16 @@ from kernels.contracts import Jet, Paths, SemilinearPDE, Vectors
 from kernels.forward_laplacian import Layer
 from kernels.jets import STREAM_ROWS, jet_in_parts
 from kernels.streams import Purpose, Stream
-from kernels.surrogates._ansatz import clock, profile, profile_flop, profile_gradient, profile_laplacian
-
-NORMALISATION_POINTS = 4096
+from kernels.surrogates._ansatz import (
+    Normalised,
+    clock,
+    composed,
+    profile,
+    profile_flop,
+    profile_gradient,
+    profile_laplacian,
+    time_features,
+)
 
 SHARES = 0.25, 0.1, 0.25
 """Standard deviation of the parts of h (at 1), x and p(t, x) in a first pre-activation before training.
@@ -73,40 +80,6 @@ class Block:
     copies: int = 1
 
 
-class Normalised(nn.Module):
-    """The problem, and means and standard deviations of x and g(x) along its own paths, from ``seed``."""
-
-    meets_terminal = True
-
-    mean: Tensor
-    spread: Tensor
-    terminal_mean: Tensor
-    terminal_spread: Tensor
-
-    def __init__(self, problem: SemilinearPDE, seed: int) -> None:
-        super().__init__()
-        self.problem = problem
-        stream = Stream(seed, Purpose.INITIALISATION, 1)
-        t, x = problem.sample_points(NORMALISATION_POINTS, stream)
-        elapsed = (problem.horizon - t) * stream.uniform(t.shape[0])
-        x, _ = problem.law.travel(t, x, elapsed, stream)
-        with torch.no_grad():
-            g = problem.terminal(x)
-        self.register_buffer("mean", x.mean())
-        self.register_buffer("spread", (x.var(0).mean() + 1e-12).sqrt())
-        self.register_buffer("terminal_mean", g.mean())
-        self.register_buffer("terminal_spread", (g.var() + 1e-12).sqrt())
-
-
-def time_features(h: Paths, clocks: int) -> tuple[Tensor, Tensor]:
-    """h and, of k = 1..(clocks - 1)/2, cos(k pi h) and sin(k pi h); and their derivatives by h; both (paths, clocks)."""
-    if clocks == 1:
-        return h[:, None], torch.ones_like(h)[:, None]
-    k = math.pi * torch.arange(1, clocks // 2 + 1, dtype=h.dtype, device=h.device)
-    cos, sin = torch.cos(k * h[:, None]), torch.sin(k * h[:, None])
-    return torch.cat((h[:, None], cos, sin), 1), torch.cat((torch.ones_like(h)[:, None], -k * sin, k * cos), 1)
-
-
 class Network(Normalised):
     """u^(t, x) = p(t, x) + s h(t) N(h(t), (x - m)/c, (p(t, x) - g0)/s), N a network.
 
@@ -122,6 +95,8 @@ class Network(Normalised):
     The Laplacian is exact, all streams of a layer in one product. The layers are ``entry`` copies of one of ``width``
     from the inputs, those of ``inner``, and one to N.
     """
+
+    meets_terminal = True
 
     def __init__(
         self,
@@ -167,21 +142,21 @@ class Network(Normalised):
             weights = [factor.exp()[:, None] * weight for factor, weight in zip(self.factors, weights, strict=True)]
         return list(zip(weights, self.biases, strict=True))
 
-    def _first(self, entry: Layer, h: Paths, x: Vectors, p: Paths) -> Float[Tensor, "paths width"]:
+    def _first(self, entry: Layer, clocks: Tensor, x: Vectors, p: Paths) -> Float[Tensor, "paths width"]:
         """First pre-activation."""
         of_p = ((p - self.terminal_mean) / self.terminal_spread)[:, None]
-        inputs = torch.cat((time_features(h, self.clocks)[0], (x - self.mean) / self.spread, of_p), dim=1)
-        return torch.addmm(entry[1], inputs, entry[0].T)
+        return torch.addmm(entry[1], torch.cat((clocks, (x - self.mean) / self.spread, of_p), dim=1), entry[0].T)
 
     def forward(self, t: Paths, x: Vectors) -> Paths:
         p = profile(self.problem, t, x)
         (h, _), layers = clock(self.problem, t), self.layers
-        return p + self.terminal_spread * h * self.core.value(layers, self._first(layers[0], h, x, p))
+        first = self._first(layers[0], time_features(h, self.clocks)[0], x, p)
+        return p + self.terminal_spread * h * self.core.value(layers, first)
 
     def value_and_gradient(self, t: Paths, x: Vectors) -> tuple[Paths, Vectors]:
         p, grad_p = profile_gradient(self.problem, t, x)
         (h, _), layers = clock(self.problem, t), self.layers
-        n, delta = self.core.gradient(layers, self._first(layers[0], h, x, p))
+        n, delta = self.core.gradient(layers, self._first(layers[0], time_features(h, self.clocks)[0], x, p))
         inputs = delta @ layers[0][0]
         scale = (self.terminal_spread * h)[:, None]
         grad_n = inputs[:, self.clocks : -1] / self.spread + inputs[:, -1:] / self.terminal_spread * grad_p
@@ -194,8 +169,8 @@ class Network(Normalised):
     def _jet(self, t: Paths, x: Vectors, directions: Tensor | None) -> Jet:
         p = profile_laplacian(self.problem, t, x, directions)
         (h, h_t), layers = clock(self.problem, t), self.layers
-        first = self._first(layers[0], h, x, p.value)
-        _, slopes = time_features(h, self.clocks)
+        clocks, slopes = time_features(h, self.clocks)
+        first = self._first(layers[0], clocks, x, p.value)
         w_h, w_x, w_p = layers[0][0].split((self.clocks, self.problem.dim, 1), dim=1)
         w_h, w_x, w_p = w_h.T, w_x.T / self.spread, w_p.T / self.terminal_spread
         head = first[:, None], (p.laplacian[:, None] * w_p)[:, None]
@@ -216,13 +191,7 @@ class Network(Normalised):
             n_h = (inputs[:, : self.clocks] * slopes).sum(1) + inputs[:, -1] * p_h
             grad_n = inputs[:, self.clocks : -1] + inputs[:, -1:] * p.gradient
         n, lap_n = out[:, 0], out[:, 1]
-        s = self.terminal_spread
-        return Jet(
-            value=p.value + s * h * n,
-            dt=p.dt + s * (h_t * n + h * h_t * n_h),
-            gradient=p.gradient + (s * h)[:, None] * grad_n,
-            laplacian=p.laplacian + s * h * lap_n,
-        )
+        return composed(p, self.terminal_spread, (h, h_t), Jet(n, n_h, grad_n, lap_n))
 
     def flop(self, probes: int | None) -> tuple[float, float]:
         inner = sum(2.0 * w.numel() for w in self.weights[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,8 +13,20 @@ from kernels.activations import ACTIVATIONS
 from kernels.contracts import Jet, Paths, SemilinearPDE, Vectors
 from kernels.jets import STREAM_ROWS, jet_in_parts
 from kernels.streams import Purpose, Stream
-from kernels.surrogates._ansatz import clock, profile, profile_flop, profile_gradient, profile_laplacian
-from kernels.surrogates._network import Normalised, Phi, require_size, time_features
+from kernels.surrogates._ansatz import (
+    Normalised,
+    clock,
+    composed,
+    profile,
+    profile_flop,
+    profile_gradient,
+    profile_laplacian,
+    time_features,
+)
+from kernels.surrogates._network import require_size
+
+Bounded = Literal["tanh", "sin"]
+"""Activations whose sums have a bound that no point exceeds, so that no product overflows far from where it was trained."""
 
 Factors = Float[Tensor, "factors paths rank"]
 
@@ -33,7 +46,11 @@ class SeparableNetwork(Normalised):
         d_i N = sum_r P_r psi'_ri,   d_ij N = sum_r P_r (psi'_ri psi'_rj + [i = j] psi''_ri),   P_r the r-th product.
     """
 
-    def __init__(self, problem: SemilinearPDE, *, seed: int, rank: int, width: int, activation: Phi, frequencies: int) -> None:
+    meets_terminal = True
+
+    def __init__(
+        self, problem: SemilinearPDE, *, seed: int, rank: int, width: int, activation: Bounded, frequencies: int
+    ) -> None:
         super().__init__(problem, seed)
         self.phi = ACTIVATIONS[activation]
         self.clocks = 1 + 2 * frequencies
@@ -74,16 +91,25 @@ class SeparableNetwork(Normalised):
 
     def forward(self, t: Paths, x: Vectors) -> Paths:
         h, _ = clock(self.problem, t)
-        (of_x,) = self._place(x, 0)
-        return profile(self.problem, t, x) + self.terminal_spread * h * self._products(self._time(h)[0], of_x).sum(1)
+        n = [self._products(self._time(h_part)[0], self._place(x_part, 0)[0]).sum(1) for h_part, x_part in self._parts(h, x)]
+        return profile(self.problem, t, x) + self.terminal_spread * h * torch.cat(n)
+
+    def _parts(self, h: Paths, x: Vectors) -> zip[tuple[Tensor, ...]]:
+        """Rows whose factors fit into the cache."""
+        rows = max(1, STREAM_ROWS // self.problem.dim)
+        return zip(h.split(rows), x.split(rows), strict=True)
 
     def value_and_gradient(self, t: Paths, x: Vectors) -> tuple[Paths, Vectors]:
         p, grad_p = profile_gradient(self.problem, t, x)
         h, _ = clock(self.problem, t)
-        of_x, slopes = self._place(x, 1)
-        products = self._products(self._time(h)[0], of_x)
-        scale = (self.terminal_spread * h)[:, None]
-        return p + scale[:, 0] * products.sum(1), grad_p + scale * (slopes * products).sum(2).T
+        values, gradients = [], []
+        for h_part, x_part in self._parts(h, x):
+            of_x, slopes = self._place(x_part, 1)
+            products = self._products(self._time(h_part)[0], of_x)
+            values.append(products.sum(1))
+            gradients.append((slopes * products).sum(2).T)
+        scale = self.terminal_spread * h
+        return p + scale * torch.cat(values), grad_p + scale[:, None] * torch.cat(gradients)
 
     def jet(self, t: Paths, x: Vectors, directions: Tensor | None) -> Jet:
         return jet_in_parts(self._jet, t, x, directions, max(1, STREAM_ROWS // self.problem.dim))
@@ -101,13 +127,14 @@ class SeparableNetwork(Normalised):
         else:
             along = torch.bmm(directions, slopes.transpose(0, 1)).square().sum(1)
             seconds = along + (curvatures * directions.square().sum(1).T[:, :, None]).sum(0)
-        n, s = products.sum(1), self.terminal_spread
-        return Jet(
-            value=p.value + s * h * n,
-            dt=p.dt + s * h_t * (n + h * (products * slope_h).sum(1)),
-            gradient=p.gradient + (s * h)[:, None] * (slopes * products).sum(2).T,
-            laplacian=p.laplacian + s * h * (products * seconds).sum(1),
-        )
+        n = Jet(products.sum(1), (products * slope_h).sum(1), (slopes * products).sum(2).T, (products * seconds).sum(1))
+        return composed(p, self.terminal_spread, (h, h_t), n)
+
+    @property
+    def activations(self) -> float:
+        """Floats that a training keeps of its layers a point: three orders of every coordinate's functions."""
+        rank, width = self.time_out.shape
+        return 3.0 * self.problem.dim * (rank + width)
 
     def flop(self, probes: int | None) -> tuple[float, float]:
         outputs, time = 2.0 * self.place_out.numel(), 2.0 * (2.0 * self.time_in.numel() + 2.0 * self.time_out.numel())
@@ -121,14 +148,14 @@ def separable_network(
     seed: int,
     rank: int = 64,
     width: int = 32,
-    activation: Phi = "tanh",
+    activation: Bounded = "tanh",
     frequencies: int = 0,
 ) -> SeparableNetwork:
     """Sum of ``rank`` products of functions of one coordinate each (separable PINN, arXiv 2306.15969); g is met exactly at T.
 
     :param rank: number of products, at least 1
     :param width: units of the hidden layer of each coordinate's network, at least 1
-    :param activation: of the hidden layers
+    :param activation: of the hidden layers, a bounded one
     :param frequencies: of cosines and sines of time beside time itself, 0 for none
     """
     require_size({"rank": rank, "width": width}, frequencies, (problem.dim + 1) * width * (rank + 2))

@@ -78,7 +78,7 @@ def ray_head(*, dashboard: bool = False, cpus: int = 2) -> Iterator[tuple[str, s
 
 @contextmanager
 def ray_node(address: str) -> Iterator[subprocess.Popen[str]]:
-    """One more node of one CPU, which has joined the cluster of a head; its first process."""
+    """One more node of one CPU, which is about to join the cluster of a head; its first process."""
     line = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--address={address}", "--num-cpus=1"]
     line += [
         "--min-worker-port=0",

@@ -331,13 +331,6 @@ def test_a_missing_job_file_is_refused(scasml: Callable[..., Any], tmp_path: Pat
     assert done.status == 2 and "none.yaml" in done.err
 
 
-def test_more_workers_than_cores_are_refused_where_ray_would_wait_for_ever(scasml: Callable[..., Any], job_file: Path) -> None:
-    write(job_file, {"training.workers": 64, "training.batch": 2048})
-    done = scasml("run", job_file, "--out", job_file.parent / "out")
-    assert done.status == 2 and "training.workers = 64" in done.err
-    assert not (job_file.parent / "out").exists()
-
-
 def test_a_run_that_writes_more_than_the_disk_holds_is_refused(
     scasml: Callable[..., Any], job_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

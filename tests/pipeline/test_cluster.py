@@ -78,7 +78,7 @@ def test_a_head_that_is_being_started_is_waited_for_and_another_is_not(monkeypat
 
 def test_tf32_needs_a_gpu_which_several_workers_may_share() -> None:
     job = job_from({**TINY, "training": {"precision": "tf32", "batch": 64, "workers": 2}}, Path())
-    with pytest.raises(InputError, match=r"precision = .tf32.: the Ray cluster has no GPU"):
+    with pytest.raises(InputError, match=r"training\.precision = 'tf32': the Ray cluster has no GPU"):
         cluster.check_gpus(job, 0.0)
     cluster.check_gpus(job, 1.0)
 

@@ -62,13 +62,18 @@ NETWORKS: list[dict[str, Any]] = [
     {"name": "residual_network", "blocks": 1, "activation": "gelu"},
     {"name": "modified_mlp", "depth": 2, "factorised": True},
     {"name": "pirate_net", "blocks": 1, "activation": "sin", "frequencies": 1},
-    {"name": "separable_network", "rank": 3, "activation": "gelu"},
+    {"name": "windowed_network", "depth": 2, "windows": 2},
 ]
+SEPARABLE = {"name": "separable_network", "rank": 3, "activation": "sin"}
+"""It has no layer that all streams pass through, and one backward alone."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wide", [False, True], ids=["autograd's backward", "pre-activations alone"])
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network["name"])
+@pytest.mark.parametrize(
+    ("network", "wide"),
+    [*((network, wide) for network in NETWORKS for wide in (False, True)), (SEPARABLE, False)],
+    ids=lambda given: given["name"] if isinstance(given, dict) else "pre-activations alone" if given else "autograd's backward",
+)
 def test_every_network_is_compiled_in_one_graph_with_either_backward(
     network: dict[str, Any], wide: bool, job_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

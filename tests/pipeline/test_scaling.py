@@ -199,11 +199,15 @@ def test_runs_that_are_no_study_are_refused(chosen: Callable[[list[Found]], list
 def test_runs_of_another_objective_are_not_mixed_in() -> None:
     runs = sweep()
     runs[7][2]["job"]["training"]["objective"] = {"name": "path"}
-    with pytest.raises(InputError, match=f"'{runs[0][0]}' and '{runs[7][0]}' have different surrogates or objectives"):
+    with pytest.raises(InputError, match=f"'{runs[0][0]}' and '{runs[7][0]}' have different surrogates, objectives or options"):
+        studies(trained(runs))
+    runs = sweep()
+    runs[7][2]["job"]["training"]["optimizer"] = {"name": "adam", "learning_rate": 0.3}
+    with pytest.raises(InputError, match="have different surrogates, objectives or options"):
         studies(trained(runs))
     runs = sweep()
     runs[7][2]["job"]["surrogate"]["activation"] = "sin"
-    with pytest.raises(InputError, match="have different surrogates or objectives"):
+    with pytest.raises(InputError, match="have different surrogates, objectives or options"):
         studies(trained(runs))
     runs = sweep()
     runs[7][2]["job"]["training"].update(accumulate=2, batch=64, steps=800)

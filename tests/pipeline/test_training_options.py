@@ -135,6 +135,17 @@ def test_parts_of_workers_in_processes_and_weights_they_learn_give_the_bits_of_o
     np.testing.assert_array_equal(result(together).losses, result(alone).losses)
 
 
+def test_two_processes_take_the_samples_of_four_workers_by_the_ring_too(job_file: Path, tmp_path: Path) -> None:
+    """Equal to rounding, which grows over the steps: the ring adds two by two. A shard left out would be off by far more."""
+    split = {"training.workers": 4, "training.accumulate": 2, "training.batch": 256, "training.steps": 10, **ADAM}
+    job = load_job(job_file, split | {"training.objective": LEARNING})
+    alone, together = folder_for(job, tmp_path / "alone"), folder_for(job, tmp_path / "together")
+    train_here(alone, job)
+    in_processes(together, 2, "Overlapped")
+    assert (parameters(together) - parameters(alone)).norm() < 1e-5 * parameters(alone).norm()
+    np.testing.assert_allclose(result(together).losses, result(alone).losses, rtol=1e-4)
+
+
 def test_a_batch_that_does_not_divide_into_its_parts_is_refused_with_one_that_does(job_file: Path) -> None:
     with pytest.raises(InputError, match=r"training.batch = 128: .* 32 x workers x accumulate = 192,.*example batch: 192"):
         load_job(job_file, {"training.batch": 128, "training.workers": 2, "training.accumulate": 3})
