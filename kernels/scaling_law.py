@@ -174,8 +174,9 @@ def _projected(logs: Array, x: Array, target: Array, delta: float, *, rounds: in
     fitted, r, w, value = _residuals(columns, c, target, delta)
     for _ in range(rounds):
         step = _nonnegative(columns * (w / fitted)[..., None], w * (1.0 - r)) - c
+        before = c
         for share in (1.0, 0.2):
-            tried = c + share * step
+            tried = before + share * step
             found = _residuals(columns, tried, target, delta)
             better = found[3] < value
             c = np.where(better[..., None], tried, c)
