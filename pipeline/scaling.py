@@ -196,18 +196,21 @@ class Study:
 
 
 def studies(runs: Sequence[Trained]) -> list[Study]:
-    """A law for each equation and optimizer. Raises InputError where the runs of one do not make a study."""
+    """A law for each equation and optimizer, in alphabetical order. Raises InputError where the runs of one do not make a study."""
     groups: dict[tuple[str, str], list[Trained]] = {}
     for run in runs:
         groups.setdefault((run.equation, run.optimizer), []).append(run)
     for key, group in groups.items():
         _check(" by ".join(key), group)
-    return [_study(group) for group in groups.values()]
+    return [_study(groups[key]) for key in sorted(groups)]
 
 
 def _check(label: str, runs: Sequence[Trained]) -> None:
     """Refuse runs that differ in more than size, data and seed, or are too few."""
-    for what, told in (("kind", "surrogates, objectives or options of the optimizer"), ("known", "errors, some of them estimates")):
+    for what, told in (
+        ("kind", "surrogates, objectives or options of the optimizer"),
+        ("known", "errors, some of them estimates"),
+    ):
         if len({getattr(run, what) for run in runs}) > 1:
             first, other = runs[0], next(run for run in runs if getattr(run, what) != getattr(runs[0], what))
             raise InputError(f"{label}: '{first.name}' and '{other.name}' have different {told}: name the runs of one study")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from kernels.defect import defect, residual
 from kernels.optimizers._layers import by_role
 from kernels.optimizers.adam import adam
 from kernels.streams import Purpose, Stream
-from kernels.surrogates._ansatz import clock
+from kernels.surrogates._ansatz import clock, time_features
 from kernels.surrogates._network import SHARES, Network
 
 DIM = 5
@@ -235,7 +236,7 @@ def test_frequencies_are_read_of_time_alone() -> None:
     net.weights[0].data[:, 2] = 1.0
     h = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
     x = Stream(1, 0).normal(4, DIM).double()
-    first = net._first(net.layers[0], h, x, problem.terminal(x))
+    first = net._first(net.layers[0], time_features(h, net.clocks)[0], x, problem.terminal(x))
     torch.testing.assert_close(first[:, 0], torch.cos(2.0 * math.pi * h))
     with pytest.raises(ValueError, match="frequencies = -1"):
         factory("surrogates", "mlp")(problem, seed=0, frequencies=-1)
@@ -358,8 +359,8 @@ def test_rows_in_parts_are_those_of_one_piece(name: str, monkeypatch: pytest.Mon
     problem = equation("lqg", DIM)
     net, (t, x) = made(name, problem), points(problem)
     whole = net(t, x), *net.value_and_gradient(t, x), *parts(net.jet(t, x, None))
-    for room in ("kernels.surrogates.separable_network", "kernels.surrogates._network"):
-        monkeypatch.setattr(f"{room}.STREAM_ROWS", 2 * DIM)
+    for module in ("separable_network", "_network"):
+        monkeypatch.setattr(importlib.import_module(f"kernels.surrogates.{module}"), "STREAM_ROWS", 2 * DIM)
     for one, other in zip(whole, (net(t, x), *net.value_and_gradient(t, x), *parts(net.jet(t, x, None))), strict=True):
         torch.testing.assert_close(one, other)
 
