@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kernels.scaling_law import HIGHEST, LOWEST, Array, ScalingLaw, frontier
+from kernels.scaling_law import HIGHEST, LOWEST, Array, Index, ScalingLaw, frontier
 from pipeline.figures import png
 from pipeline.files import commit
 from pipeline.report import finite
@@ -195,6 +195,12 @@ def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
     return figure, plots
 
 
+def _bars(s: Study, cells: Index) -> Array:
+    """One standard error of the mean log error down and up, (2, cells)."""
+    off = s.deviation / np.sqrt(s.seeds[cells])
+    return np.exp(s.mean[cells]) * np.stack([-np.expm1(-off), np.expm1(off)])
+
+
 def law_figure(group: Sequence[Study]) -> Figure:
     """Error against N, D and FLOP, a row an optimizer: cells, the law, and what it said of the held-out width."""
     figure, plots = _grid(len(group), 3)
@@ -205,10 +211,10 @@ def law_figure(group: Sequence[Study]) -> Figure:
             for value, colour in zip(values, colormaps["viridis"](np.linspace(0.0, 0.85, len(values))), strict=True):
                 mine = np.flatnonzero(along == value)
                 mine = mine[np.argsort(across[mine])]
-                bars = np.exp(s.mean[mine]) * np.expm1(s.deviation / np.sqrt(s.seeds[mine]))
+                bars = _bars(s, mine)
                 for kept, face in ((~held[mine], colour), (held[mine], "none")):
                     at = mine[kept]
-                    plot.errorbar(across[at], np.exp(s.mean[at]), bars[kept], fmt="o", ms=5, lw=1, color=colour, mfc=face)
+                    plot.errorbar(across[at], np.exp(s.mean[at]), bars[:, kept], fmt="o", ms=5, lw=1, color=colour, mfc=face)
                 _curve(plot, across[mine], s.N[mine], s.D[mine], s.law, color=colour, label=f"{unit} = {value:,.0f}")
                 if plot is not by_n and held[mine].all():
                     _curve(plot, across[mine], s.N[mine], s.D[mine], s.held_out.law, color=colour, ls="--")
@@ -250,8 +256,9 @@ def optimizers_figure(found: Sequence[Study]) -> Figure:
                 costs, errors = getattr(s, cost), np.exp(s.mean)
                 plot.plot(costs, errors, ".", ms=4, alpha=0.4, color=colour)
                 best = frontier(costs, errors)
-                bars = errors[best] * np.expm1(s.deviation / np.sqrt(s.seeds[best]))
-                plot.errorbar(costs[best], errors[best], bars, fmt="o-", ms=4, capsize=2, color=colour, label=s.optimizer)
+                plot.errorbar(
+                    costs[best], errors[best], _bars(s, best), fmt="o-", ms=4, capsize=2, color=colour, label=s.optimizer
+                )
             plot.set(xlabel=title)
         row[0].set_ylabel("relative L2 error")
         row[0].set_title(name, fontsize=9)
