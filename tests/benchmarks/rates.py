@@ -5,7 +5,7 @@
 All figures come from one run, in which every measurement runs in simultaneous one-thread
 processes. The numerator counts the FLOP of the matrix products of one call, as torch executes them
 (the optimizer's own excluded); the denominator is the rate of float32 products of the same number
-of rows by width x width. The parts of a call that are not such products are timed apart.
+of rows by width x width, taken by turns with the calls, as a machine's clock is no more even than its load.
 A training step takes the part of a job's batch that falls to one of so many workers; with --compile its loss is that of
 ``training.compile: true``.
 """
@@ -13,6 +13,7 @@ A training step takes the part of a job's batch that falls to one of so many wor
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -40,6 +41,9 @@ BATCHES = {"path": 256, "residual": 64}
 
 POINTS, DRAWS = 16, 64
 NORMALS = 1_000_000
+
+TURNS = 8
+"""Of a workload and its matrix product."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,7 @@ def workloads(dim: int, width: int, depth: int, workers: int = 1, compile: bool 
         return Workload(call, products(call), STREAM_ROWS)
 
     steps = {name: load for o in OBJECTIVES for name, load in training(problem, o, width, depth, workers, compile).items()}
-    rows = sorted({STREAM_ROWS, *(load.rows for load in steps.values() if load.rows is not None)})
     return {
-        **{f"matrix product, {count} rows": product(count, width) for count in rows},
         **steps,
         "correction (8 probes)": correction(4, 8),
         "correction (exact Laplacian)": correction(1, None),
@@ -115,13 +117,18 @@ def workloads(dim: int, width: int, depth: int, workers: int = 1, compile: bool 
     }
 
 
-def rate_of(call: Callable[[], Any], work: float, seconds: float) -> float:
-    """Work a second of repeated calls over at least ``seconds``."""
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        call()
-        count += 1
-    return count * work / (time.perf_counter() - began)
+def rate_of(load: Workload, seconds: float, width: int) -> tuple[float, float]:
+    """Work a second of repeated calls, and of the matrix product's that it is held against, by turns."""
+    done, spent = [0.0, 0.0], [0.0, 0.0]
+    loads = [load] if load.rows is None else [load, product(load.rows, width)]
+    for _ in range(TURNS):
+        for n, one in enumerate(loads):
+            began = time.perf_counter()
+            while (took := time.perf_counter() - began) < seconds / TURNS:
+                one.call()
+                done[n] += one.work
+            spent[n] += took
+    return done[0] / spent[0], done[1] / spent[1] if load.rows is not None else math.nan
 
 
 def measure(barrier: Any, results: Any, seconds: float, shape: tuple[int, int, int, int, bool]) -> None:
@@ -130,28 +137,25 @@ def measure(barrier: Any, results: Any, seconds: float, shape: tuple[int, int, i
     for name, load in workloads(*shape).items():
         load.call()
         barrier.wait()
-        results.put((name, load.rows, rate_of(load.call, load.work, seconds)))
+        results.put((name, *rate_of(load, seconds, shape[1])))
 
 
-def rates(processes: int, seconds: float, shape: tuple[int, int, int, int, bool]) -> dict[str, tuple[float, float | None]]:
-    """name -> (summed rate of simultaneous one-thread processes, its share of the matrix product's)."""
+def rates(processes: int, seconds: float, shape: tuple[int, int, int, int, bool]) -> dict[str, tuple[float, float]]:
+    """name -> (summed rate of simultaneous one-thread processes, that of the matrix product in turn with it)."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
     count = processes * len(workloads(*shape))
     started = [context.Process(target=measure, args=(barrier, results, seconds, shape)) for _ in range(processes)]
     for process in started:
         process.start()
-    total: dict[str, float] = {}
-    rows: dict[str, int | None] = {}
+    total: dict[str, tuple[float, float]] = {}
     for _ in range(count):
-        name, rows[name], rate = results.get(timeout=300 + 20 * seconds)
-        total[name] = total.get(name, 0.0) + rate
+        name, rate, of_product = results.get(timeout=300 + 20 * seconds)
+        before = total.get(name, (0.0, 0.0))
+        total[name] = before[0] + rate, before[1] + of_product
     for process in started:
         process.join()
-    return {
-        name: (rate, None if (r := rows[name]) is None else rate / total[f"matrix product, {r} rows"])
-        for name, rate in total.items()
-    }
+    return total
 
 
 def main() -> None:
@@ -163,11 +167,11 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     given = parser.parse_args()
     found = rates(given.processes, given.seconds, (given.dim, given.width, given.depth, given.workers, given.compile))
-    for name, (rate, share) in found.items():
+    for name, (rate, of_product) in found.items():
         if name == "normals":
             print(f"{name:36} {rate / 1e6:8.1f} M/s")
         else:
-            print(f"{name:36} {rate / 1e9:8.1f} GFLOP/s" + ("" if share is None else f"   {share:5.2f} of the matrix product"))
+            print(f"{name:36} {rate / 1e9:8.1f} of {of_product / 1e9:6.1f} GFLOP/s   {rate / of_product:5.2f}")
 
 
 if __name__ == "__main__":

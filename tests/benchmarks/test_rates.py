@@ -15,9 +15,10 @@ def shares(seconds: float) -> dict[str, float]:
     found = {}
     for name, load in loads.items():
         load.call()
-        found[name] = rates.rate_of(load.call, load.work, seconds)
-    assert all(math.isfinite(rate) and rate > 0.0 for rate in found.values()), found
-    return {n: found[n] / found[f"matrix product, {load.rows} rows"] for n, load in loads.items() if load.rows is not None}
+        rate, of_product = rates.rate_of(load, seconds, 128)
+        assert math.isfinite(rate) and rate > 0.0 and math.isfinite(of_product) == (load.rows is not None)
+        found[name] = rate / of_product
+    return {name: found[name] for name, load in loads.items() if load.rows is not None}
 
 
 def test_every_workload_of_the_benchmark_has_a_rate() -> None:
