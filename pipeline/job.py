@@ -50,6 +50,7 @@ class Job:
         self._check_learning()
         if self.model.training.then is None:
             del data["training"]["then"]
+        # compile and base_width are newer than hashes on disk: at their defaults they are left out of them.
         for where in PHASES:
             phase, _ = holder(data, f"{where}.compile")
             if phase is not None and not phase["compile"]:
