@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
-import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,12 +113,28 @@ def _draw(number: int) -> list[float]:
     return method.sample(problem, t, x, method.terms[0], 8, Stream(3, 1, number % 2)).flatten().tolist()
 
 
+FORKED = """
+import json, multiprocessing
+from test_known_defects import _draw
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(json.dumps(pool.map(_draw, [0, 1, 2, 3], chunksize=1)))
+"""
+
+
 def test_draws_follow_their_address_and_neither_process_nor_global_seed() -> None:
     """Two forked processes: equal addresses give equal draws, other addresses other ones; forked global generators would not."""
-    context = multiprocessing.get_context("fork")
-    torch.set_num_threads(1)
-    with context.Pool(2) as pool:
-        forked = pool.map(_draw, [0, 1, 2, 3], chunksize=1)
+    # From a process without threads, whose locks a fork would take along.
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    line = [sys.executable, "-c", FORKED]
+    done = subprocess.run(
+        line,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    forked = json.loads(done.stdout)
     assert forked == [_draw(k) for k in range(4)]
     assert forked[0] == forked[2] and forked[1] == forked[3] and forked[0] != forked[1]
 

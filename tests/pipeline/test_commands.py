@@ -171,12 +171,15 @@ def test_pictures_go_nowhere_that_cannot_be_written(finished: Path, scasml: Call
     assert done.status == 2 and "--figures /proc/xx: cannot be written" in done.err
 
 
-def test_check_refuses_what_run_refuses_and_says_where_inline_would_do(job_file: Path, scasml: Callable[..., Any]) -> None:
+def test_more_workers_than_cores_are_served_and_more_ranks_refused_by_check_as_by_run(
+    job_file: Path, scasml: Callable[..., Any]
+) -> None:
     write(job_file, {"training.workers": 64, "training.batch": 2048})
+    assert scasml("check", job_file).status == scasml("check", job_file, "--inline").status == 0
+    write(job_file, {"correction.ranks": 4096})
     done = scasml("check", job_file)
-    assert done.status == 2 and "training.workers = 64" in done.err and "--inline" in done.err
+    assert done.status == 2 and "correction.ranks = 4096" in done.err
     assert scasml("run", job_file, "--out", job_file.parent / "out").err == done.err
-    assert scasml("check", job_file, "--inline").status == 0
 
 
 def test_train_says_that_it_trains_here_whatever_the_workers(job_file: Path, scasml: Callable[..., Any]) -> None:
