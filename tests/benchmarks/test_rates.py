@@ -28,7 +28,7 @@ def test_every_workload_of_the_benchmark_has_a_rate() -> None:
 
 @pytest.mark.slow
 def test_training_and_correction_reach_a_fifth_of_the_matrix_product_rate() -> None:
-    """Recorded on a quiet machine: 0.39 for a training step, 0.51 to 0.63 for the rest (README); to be run with -n 0.
+    """Recorded on a quiet machine: 0.40 for a training step, 0.46 to 0.55 for the rest (RECORD); to be run with -n 0.
 
     A fifth catches Python per path or shapes gone wrong.
     """
