@@ -322,8 +322,8 @@ def working_memory(job: Job, surrogate: nn.Module) -> float:
     if job.learns != "steps" or not matrices:
         return 0.0
     training, resolved = job.model.training, job.resolved["training"]
-    # Streams pass through the layers whole, but where a network has layers of its own for every coordinate.
-    of_a_point: float | None = getattr(surrogate, "activations", None)
+    # A network has its units for every stream, but where it says how many it has at a point.
+    of_a_point: int | None = getattr(surrogate, "units_of_a_point", None)
     of_a_row = sum(p.shape[0] for p in matrices)
     kept, searching = 0.0, 0.0
     for number, (phase, part) in enumerate(zip(training.phases, (resolved, resolved.get("then")), strict=False)):

@@ -131,10 +131,10 @@ class SeparableNetwork(Normalised):
         return composed(p, self.terminal_spread, (h, h_t), n)
 
     @property
-    def activations(self) -> float:
-        """Floats that a training keeps of its layers a point: three orders of every coordinate's functions."""
+    def units_of_a_point(self) -> int:
+        """Of all layers: every coordinate has its own, through which no streams pass."""
         rank, width = self.time_out.shape
-        return 3.0 * self.problem.dim * (rank + width)
+        return self.problem.dim * (rank + width)
 
     def flop(self, probes: int | None) -> tuple[float, float]:
         outputs, time = 2.0 * self.place_out.numel(), 2.0 * (2.0 * self.time_in.numel() + 2.0 * self.time_out.numel())
