@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import cluster
+from pipeline import cluster, dag
 from pipeline.errors import EngineError, InputError, Interrupted, NotedSignals
-from pipeline.job import job_from
+from pipeline.job import RunFolder, job_from
 
 from conftest import TINY  # isort: skip
 
@@ -101,3 +101,39 @@ def test_ranks_are_where_their_cpus_are_held(cpus: int, ranks: int, hosts: list[
     with cluster.slurm_hosts(ray, cpus, ranks, tmp_path / "log.txt") as found:
         assert found == hosts and not ray.removed
     assert ray.removed
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        ([{"CPU": 4.0}], [(4, False)]),
+        # A node is still counted when it has gone, or its places are others': Ray gives up after a minute.
+        ([{"CPU": 4.0}, {"CPU": 3.0}], [(4, False), (2, False)]),
+        ([{"CPU": 8.0, "GPU": 1.0}], [(1, True)]),
+    ],
+)
+def test_places_are_counted_again_whenever_a_training_waits_for_them_in_vain(
+    there: list[dict[str, float]], expected: list[tuple[int, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    import ray.train.torch
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    asked, left = [], iter(there)
+
+    class Trainer:
+        def __init__(self, *given: Any, scaling_config: Any, **more: Any) -> None:
+            asked.append((scaling_config.num_workers, scaling_config.use_gpu))
+
+        def fit(self) -> None:
+            if len(asked) < len(there):
+                raise ControllerError(WorkerGroupStartupTimeoutError(asked[-1][0]))
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: next(left))
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
+    job = job_from({**TINY, "training": {"batch": 128, "workers": 4}}, Path())
+    folder = RunFolder(tmp_path)
+    dag.train_on_ray(folder, job)
+    assert asked == expected
+    assert ("are taken in turn" in folder.log.read_text()) if expected[-1][0] < 4 else not folder.log.exists()

@@ -126,6 +126,14 @@ def test_intervals_are_hulls_over_seeds_drawn_cell_by_cell_and_whole() -> None:
     assert scaling._measured(0.7, low, np.full(101, np.nan)).low is None
 
 
+def test_bars_are_those_of_a_mean_logarithm() -> None:
+    """Up and down by the same factor, exp of one standard error; a bar of many per cent does not reach 0."""
+    (study,) = studies(trained(sweep(noise=1.0)))
+    down, up = scaling_report._bars(study, np.arange(len(study.N)))
+    errors, factor = np.exp(study.mean), np.exp(study.deviation / np.sqrt(3.0))
+    assert errors + up == pytest.approx(errors * factor) and errors - down == pytest.approx(errors / factor)
+
+
 def test_optimizers_are_compared_at_equal_flop_and_at_equal_time() -> None:
     """soap's errors are half of adam's at the same FLOP, and it takes eight times as long: adam wins at equal time."""
     found = studies(trained([*sweep(), *sweep("soap", factor=0.5, pace=8.0)]))
